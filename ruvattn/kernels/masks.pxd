@@ -1,0 +1,150 @@
+# cython: cdivision=True
+"""Masks on one tile: gathered as bits, 32 keys a word, a word a lane, then blended into the logits.
+
+Blending never adds: whatever a masked logit was, NaN included, it becomes −inf.
+"""
+from libc.math cimport INFINITY
+from .vector cimport (real, vreal, vuint, srint, urint, VLEN, v_load, v_store, v_loadu, v_storeu, v_set1, v_set1u, v_select, v_eq, v_bit, v_outside,
+                      v_transpose)
+from .problem cimport Problem, Part
+
+cdef extern from *:
+    """
+    #ifndef RUVATTN_MASK_H
+    #define RUVATTN_MASK_H
+    /* Eight bytes, each 0 or not, to eight bits, the first byte lowest. */
+    static inline unsigned int ruvattn_pack8(const unsigned char *p) {
+        uint64_t x;
+        memcpy(&x, p, 8);
+        x |= x >> 4; x |= x >> 2; x |= x >> 1;
+        x &= UINT64_C(0x0101010101010101);
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        x = __builtin_bswap64(x);
+    #endif
+        return (unsigned int)((x * UINT64_C(0x0102040810204080)) >> 56);
+    }
+    #endif
+    """
+    unsigned int pack8 "ruvattn_pack8"(const unsigned char *p) noexcept nogil
+
+
+cdef inline void and_bits(urint *words, Py_ssize_t lane, Py_ssize_t at, unsigned int value, int count) noexcept nogil:
+    """AND ``count`` (≤ 32) bits into a lane's words from tile row ``at`` on."""
+    cdef Py_ssize_t nr = 2 * VLEN, w = at >> 5
+    cdef int shift = at & 31
+    cdef unsigned long long keep = ~((<unsigned long long>(0xFFFFFFFFu >> (32 - count))) << shift)
+    cdef unsigned long long bits = (<unsigned long long>(value & (0xFFFFFFFFu >> (32 - count)))) << shift
+    bits = bits | keep
+    words[w * nr + lane] &= <urint>(bits & 0xFFFFFFFFu)
+    if shift + count > 32:
+        words[(w + 1) * nr + lane] &= <urint>(bits >> 32)
+
+
+cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
+                             Py_ssize_t n, urint *words, bint *partial) noexcept nogil:
+    """The tile's bits from a bool mask and a pattern; False where nothing in the tile is allowed, partial where not everything is."""
+    cdef Py_ssize_t nr = 2 * VLEN, n_words = (n + 31) >> 5, w, i, t, at, o, left
+    cdef const unsigned char *row
+    cdef const unsigned int *bits
+    cdef unsigned int value
+    cdef urint some, every, full
+    cdef int part, count
+    for w in range(n_words):
+        for i in range(nr):
+            words[w * nr + i] = 0xFFFFFFFFu
+    for i in range(m):
+        at = 0
+        for part in range(n_parts):
+            if p.mask != NULL:
+                row = p.mask + p.mask_at[b] + h * p.mask_head + (i0 + i) * p.mask_row + parts[part].start * p.mask_key
+                t = 0
+                if p.mask_key == 1:
+                    while t + 8 <= parts[part].n:
+                        value = pack8(row + t)
+                        if value != 255:
+                            and_bits(words, i, at + t, value, 8)
+                        t += 8
+                while t < parts[part].n:
+                    if row[t * p.mask_key] == 0:
+                        and_bits(words, i, at + t, 0, 1)
+                    t += 1
+            if parts[part].words != NULL:
+                bits = parts[part].words + i * parts[part].words_per_row
+                t = 0
+                while t < parts[part].n:
+                    o = parts[part].first_bit + t
+                    left = parts[part].n - t
+                    count = <int>(32 - (o & 31))
+                    count = count if count < left else <int>left
+                    and_bits(words, i, at + t, bits[o >> 5] >> (o & 31), count)
+                    t += count
+            at += parts[part].n
+    some = 0
+    every = 0xFFFFFFFFu
+    for w in range(n_words):
+        full = 0xFFFFFFFFu
+        if w == n_words - 1 and n & 31:
+            full = (<urint>1 << (n & 31)) - 1
+        for i in range(m):
+            some |= words[w * nr + i] & full
+            every &= words[w * nr + i] | (0xFFFFFFFFu ^ full)
+    partial[0] = every != 0xFFFFFFFFu
+    return some != 0
+
+
+cdef inline void blend_bits(real *s, Py_ssize_t n, const urint *words) noexcept nogil:
+    cdef vreal least = v_set1(<real>-INFINITY)
+    cdef vuint w0, w1
+    cdef Py_ssize_t j, bit, nr = 2 * VLEN
+    for j in range(n):
+        bit = j & 31
+        if bit == 0:
+            w0 = v_loadu(words + (j >> 5) * nr)
+            w1 = v_loadu(words + (j >> 5) * nr + VLEN)
+        v_store(s, v_select(v_bit(w0, bit), v_load(s), least))
+        v_store(s + VLEN, v_select(v_bit(w1, bit), v_load(s + VLEN), least))
+        s += nr
+
+
+cdef inline void blend_interval(real *s, Py_ssize_t first, Py_ssize_t stop, const urint *low, const urint *high) noexcept nogil:
+    """−inf in the lanes whose interval [low, high) doesn't hold the key, for the tile rows of keys [first, stop)."""
+    cdef vreal least = v_set1(<real>-INFINITY)
+    cdef vuint l0 = v_loadu(low), l1 = v_loadu(low + VLEN), h0 = v_loadu(high), h1 = v_loadu(high + VLEN)
+    cdef Py_ssize_t j
+    for j in range(first, stop):
+        v_store(s, v_select(v_outside(<srint>j, l0, h0), least, v_load(s)))
+        v_store(s + VLEN, v_select(v_outside(<srint>j, l1, h1), least, v_load(s + VLEN)))
+        s += 2 * VLEN
+
+
+cdef inline void add_bias(real *s, const real *bias, Py_ssize_t row, Py_ssize_t key, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """s[j, i] += bias[i·row + j·key]; a bias of −inf masks."""
+    cdef vreal least = v_set1(<real>-INFINITY)
+    cdef vreal block[16]
+    cdef vreal x
+    cdef Py_ssize_t i0, i, j, lane, nr = 2 * VLEN
+    cdef real y
+    for i0 in range(2):
+        lane = i0 * VLEN
+        if lane >= m:
+            return
+        j = 0
+        if row == 0:
+            for j in range(n):
+                x = v_set1(bias[j * key])
+                v_store(s + j * nr + lane, v_select(v_eq(x, least), least, v_load(s + j * nr + lane) + x))
+            continue
+        if key == 1:
+            while j + VLEN <= n:
+                for i in range(VLEN):
+                    block[i] = v_load(bias + (lane + i if lane + i < m else m - 1) * row + j)
+                v_transpose(block)
+                for i in range(VLEN):
+                    x = block[i]
+                    v_store(s + (j + i) * nr + lane, v_select(v_eq(x, least), least, v_load(s + (j + i) * nr + lane) + x))
+                j += VLEN
+        while j < n:
+            for i in range(lane, lane + VLEN):
+                y = bias[(i if i < m else m - 1) * row + j * key]
+                s[j * nr + i] = <real>-INFINITY if y == <real>-INFINITY else s[j * nr + i] + y
+            j += 1

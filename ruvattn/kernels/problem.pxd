@@ -1,0 +1,115 @@
+# cython: cdivision=True
+"""What a call hands to the kernels: plain pointers, element strides and numbers, made and checked by the Python above.
+
+Batch entries are addressed by tables of offsets, so that any number of leading axes in any strides costs the kernels nothing.
+"""
+from .vector cimport real, vreal, srint, urint, VLEN
+
+ctypedef void (*score_forward)(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real *rows, real *cols, real *params,
+                               real *q, real *k, Py_ssize_t d, void *user_data) noexcept nogil
+
+cdef enum:
+    MAX_PLANES = 16
+    MAX_TERMS = 4
+
+
+cdef struct Problem:
+    Py_ssize_t batch, heads, group, lq, lk, d, dv      # heads of queries; group = query heads per key head
+    const real *q
+    const real *k
+    const real *v
+    real *out
+    real *lse                                          # (batch, heads, lq), contiguous
+    Py_ssize_t q_head, q_row, k_head, k_row, v_head, v_row, out_head, out_row
+    const Py_ssize_t *q_at                             # element offsets of the batch entries
+    const Py_ssize_t *k_at
+    const Py_ssize_t *v_at
+    const Py_ssize_t *out_at
+    const real *scale                                  # (heads,), folded into q
+    # which keys: the interval of a row
+    bint causal
+    Py_ssize_t left, right                             # −1: unbounded
+    const Py_ssize_t *position                         # (batch,): where row 0 stands
+    const Py_ssize_t *key_length                       # (batch,)
+    # a bool mask, byte strides
+    const unsigned char *mask
+    Py_ssize_t mask_head, mask_row, mask_key
+    const Py_ssize_t *mask_at
+    # a pattern's segments, per block of plan_rows rows from plan_first on; a segment without bits is full
+    const Py_ssize_t *plan_ptr
+    const Py_ssize_t *plan_start
+    const Py_ssize_t *plan_stop
+    const Py_ssize_t *plan_bits                        # offset of its words, −1: full
+    const unsigned int *plan_words                     # plan_rows rows of ceil(length / 32) words
+    Py_ssize_t plan_rows, plan_blocks, plan_batch, plan_head      # blocks per (batch, head); block strides of batch and head
+    # what happens to a logit
+    real softcap                                       # 0: none
+    const real *bias
+    Py_ssize_t bias_head, bias_row, bias_key
+    const Py_ssize_t *bias_at
+    const real *sinks                                  # (heads,) or NULL
+    bint dropout
+    unsigned int drop_below
+    real keep_scale
+    unsigned long long seed
+    # the score: planes of dots, terms, a compiled form or Python
+    Py_ssize_t planes
+    Py_ssize_t plane_start[MAX_PLANES + 1]
+    score_forward forward
+    void *forward_data
+    void *python                                       # borrowed: called with the GIL for each tile
+    int n_rows, n_cols
+    const real *rows[MAX_TERMS]                        # (batch, heads, lq)
+    const real *cols[MAX_TERMS]                        # (batch, heads of the term, lk)
+    Py_ssize_t cols_heads[MAX_TERMS]
+    const real *params                                 # (heads, n_params)
+    Py_ssize_t n_params
+    bint vectors
+    # a dense matrix of logits instead of an output
+    real *logits                                       # (batch, heads, lq, lk), contiguous, or NULL
+    # blocking: a function of the shape alone
+    Py_ssize_t block_rows, block_keys, row_blocks, splits, split_keys
+    real *partial                                      # splits × blocks of unnormalised states
+
+
+cdef struct Scratch:
+    real *q            # panels of queries, d × NR each
+    real *o            # panels of outputs, dv × NR each
+    real *state        # per panel: ref, total, alpha, top, NR each
+    real *s            # planes × block_keys × NR
+    real *t            # a tile as the score's contract has it, planes × NR × block_keys, with its terms behind it
+    real *rows
+    real *cols
+    real *qv
+    real *kv
+    urint *interval    # per panel: first and last allowed key, NR each
+    urint *drop        # per panel: the row's hash
+    urint *words       # mask bits of one tile
+    int *bad           # rows to look at again
+
+
+cdef struct Part:
+    # keys [start, start + n) of one segment
+    Py_ssize_t start, n
+    const unsigned int *words    # bits of row 0 of the panel, or NULL
+    Py_ssize_t words_per_row, first_bit
+
+
+cdef inline Py_ssize_t row_low(const Problem *p, Py_ssize_t b, Py_ssize_t i) noexcept nogil:
+    """First key that row i may see, by position."""
+    cdef Py_ssize_t low = 0
+    if p.left >= 0:
+        low = i + p.position[b] - p.left
+    return low if low > 0 else 0
+
+
+cdef inline Py_ssize_t row_high(const Problem *p, Py_ssize_t b, Py_ssize_t i) noexcept nogil:
+    """One past the last key that row i may see, by position and key length."""
+    cdef Py_ssize_t high = p.key_length[b], limit
+    if p.causal:
+        limit = i + p.position[b] + 1
+        high = limit if limit < high else high
+    if p.right >= 0:
+        limit = i + p.position[b] + p.right + 1
+        high = limit if limit < high else high
+    return high if high > 0 else 0

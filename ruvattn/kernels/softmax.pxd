@@ -1,0 +1,85 @@
+# cython: cdivision=True
+"""The online softmax of one tile (Milakov and Gimelshein, 2018), base 2, queries in the lanes.
+
+A panel keeps for each lane a reference ``ref`` (the largest logit so far, times log₂e) and ``total`` = Σ 2^(s·log₂e − ref). One fused
+multiply-subtract both converts a logit to base 2 and shifts it, so the natural logits cost nothing extra.
+"""
+from libc.math cimport INFINITY
+from .vector cimport (real, vreal, vuint, VLEN, EXP2_MAGIC, EXP2_LOW, EXP2_SHIFT, v_load, v_store, v_set1, v_max, v_select, v_eq,
+                      v_ubits, v_real, exp2_fraction, exp2_v)
+
+
+cdef inline void exp2_four(vreal *x) noexcept nogil:
+    """Four exponentials side by side: 7 cycles a vector instead of 8, since one chain alone waits on its own latency."""
+    cdef vreal low = v_set1(EXP2_LOW), magic = v_set1(EXP2_MAGIC)
+    cdef vreal n0, n1, n2, n3
+    x[0] = v_max(low, x[0])
+    x[1] = v_max(low, x[1])
+    x[2] = v_max(low, x[2])
+    x[3] = v_max(low, x[3])
+    n0 = x[0] + magic
+    n1 = x[1] + magic
+    n2 = x[2] + magic
+    n3 = x[3] + magic
+    x[0] = exp2_fraction(x[0] - (n0 - magic)) * v_real(v_ubits(n0) << EXP2_SHIFT)
+    x[1] = exp2_fraction(x[1] - (n1 - magic)) * v_real(v_ubits(n1) << EXP2_SHIFT)
+    x[2] = exp2_fraction(x[2] - (n2 - magic)) * v_real(v_ubits(n2) << EXP2_SHIFT)
+    x[3] = exp2_fraction(x[3] - (n3 - magic)) * v_real(v_ubits(n3) << EXP2_SHIFT)
+
+
+cdef inline void tile_top(const real *s, Py_ssize_t n, real *top) noexcept nogil:
+    """top = the largest logit of each lane."""
+    cdef vreal t0 = v_set1(<real>-INFINITY), t1 = t0
+    cdef Py_ssize_t j
+    for j in range(n):
+        t0 = v_max(v_load(s), t0)
+        t1 = v_max(v_load(s + VLEN), t1)
+        s += 2 * VLEN
+    v_store(top, t0)
+    v_store(top + VLEN, t1)
+
+
+cdef inline void tile_softmax(real *s, Py_ssize_t n, const real *top, real *ref, real *total, real *alpha) noexcept nogil:
+    """Logits to weights in place; ref and total move on; alpha is what earlier sums must be multiplied by.
+
+    The tile's own sum starts from 0 and is added once, so that a long row is summed in two levels.
+    """
+    cdef vreal log2e = v_set1(<real>1.4426950408889634074)
+    cdef vreal least = v_set1(<real>-INFINITY), zero = v_set1(0)
+    cdef vreal old0 = v_load(ref), old1 = v_load(ref + VLEN)
+    cdef vreal new0 = v_max(v_load(top) * log2e, old0), new1 = v_max(v_load(top + VLEN) * log2e, old1)
+    # a lane that has seen no key yet: −inf − −inf would be NaN, and any finite reference gives 0
+    cdef vreal r0 = v_select(v_eq(new0, least), zero, new0), r1 = v_select(v_eq(new1, least), zero, new1)
+    cdef vreal a0 = exp2_v(old0 - r0), a1 = exp2_v(old1 - r1)
+    cdef vreal t0 = zero, t1 = zero
+    cdef vreal x[4]
+    cdef Py_ssize_t j = 0
+    while j + 2 <= n:
+        x[0] = v_load(s) * log2e - r0
+        x[1] = v_load(s + VLEN) * log2e - r1
+        x[2] = v_load(s + 2 * VLEN) * log2e - r0
+        x[3] = v_load(s + 3 * VLEN) * log2e - r1
+        exp2_four(x)
+        t0 = t0 + x[0]
+        t1 = t1 + x[1]
+        t0 = t0 + x[2]
+        t1 = t1 + x[3]
+        v_store(s, x[0])
+        v_store(s + VLEN, x[1])
+        v_store(s + 2 * VLEN, x[2])
+        v_store(s + 3 * VLEN, x[3])
+        s += 4 * VLEN
+        j += 2
+    if j < n:
+        x[0] = exp2_v(v_load(s) * log2e - r0)
+        x[1] = exp2_v(v_load(s + VLEN) * log2e - r1)
+        t0 = t0 + x[0]
+        t1 = t1 + x[1]
+        v_store(s, x[0])
+        v_store(s + VLEN, x[1])
+    v_store(total, v_load(total) * a0 + t0)
+    v_store(total + VLEN, v_load(total + VLEN) * a1 + t1)
+    v_store(ref, new0)
+    v_store(ref + VLEN, new1)
+    v_store(alpha, a0)
+    v_store(alpha + VLEN, a1)

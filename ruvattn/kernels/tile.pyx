@@ -1,0 +1,939 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The tile engine, forward: streaming softmax over tiles of dots, queries in the lanes.
+
+    attend()            reads arrays into a Problem, cuts the work into tasks, runs them, serially or on a team
+      task              a block of rows of one head, over all keys or one split of them
+        tile            up to block_keys keys × one panel of NR queries, all of it in the first-level cache:
+                        gather_mask → dots_tile → score → softcap, bias, masks → tile_softmax → dropout → values_tile
+      finish            normalise, write rows and lse, look for what isn't finite
+      few               the same for few queries: keys in the lanes (few.pxd)
+      repair            rows whose fast result isn't finite, once more: first with masked values left out, then in wide arithmetic (wide.pxd)
+
+Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.validation`` did) and nothing in a task can raise,
+but for a score written in Python. What a task computes depends on the shape alone, never on the number of threads.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawMalloc, PyMem_RawFree
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+from cython.parallel cimport prange
+from libc.math cimport INFINITY, isnan, log, sqrt
+from libc.string cimport memcpy, memset
+
+from .dropout cimport drop, head_key, row_key
+from .few cimport FEW_KEYS, Few, few_attend, few_finish, few_merge, few_reset
+from .masks cimport add_bias, blend_bits, blend_interval, gather_mask
+from .microkernel cimport dots_tile, values_tile, values_tile_marked
+from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause
+from .panel cimport pack_panel, unpack_panel
+from .problem cimport MAX_PLANES, MAX_TERMS, Part, Problem, Scratch, row_high, row_low, score_forward
+from .softmax cimport tile_softmax, tile_top
+from .vector cimport (REAL_MAX, VLEN, exp2_v, exp_v, real, tanh_v, urint, v_eq, v_load, v_max, v_real, v_select, v_set1, v_store, v_transpose, v_ubits,
+                      v_sum, vreal, vuint)
+from .wide cimport wide_row
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if REAL_IS_DOUBLE
+    #define RUVATTN_TYPENUM NPY_DOUBLE
+    #else
+    #define RUVATTN_TYPENUM NPY_FLOAT
+    #endif
+    """
+    const int RUVATTN_TYPENUM
+
+LANES = 2 * VLEN                       # queries in a panel
+VECTOR_BYTES = VLEN * sizeof(real)
+OPENMP = RUVATTN_OPENMP
+DTYPE = np.dtype("f%d" % sizeof(real))
+
+cdef object np_ndarray = np.ndarray, np_empty = np.empty
+
+cdef enum:
+    BLOCK_ROWS = 256      # queries of a task: one block of K and V in the second-level cache serves them all
+    BLOCK_KEYS = 96       # keys of a tile: a multiple of six, so that the micro-kernel has no rest
+    SPLIT_KEYS = 1024     # keys of a split at the least
+    FEW_LIMIT = 4         # rows that go through few.pxd
+
+cdef double LN2 = 0.69314718055994530942
+
+cdef extern from "math.h" nogil:
+    double exp2(double x)
+
+
+# --- one tile -------------------------------------------------------------------------------------------------------------------
+
+cdef void to_rows(const real *s, Py_ssize_t n, Py_ssize_t m, real *t, Py_ssize_t ld) noexcept nogil:
+    """The tile as the contract of a compiled score has it: t[i·ld + j] = s[j, i]."""
+    cdef Py_ssize_t i, j, lane, nr = 2 * VLEN
+    cdef vreal block[16]
+    for lane in range(2):
+        if lane * VLEN >= m:
+            return
+        j = 0
+        while j < n:
+            for i in range(VLEN):
+                block[i] = v_load(s + (j + i) * nr + lane * VLEN)
+            v_transpose(block)
+            for i in range(VLEN):
+                v_store(t + (lane * VLEN + i) * ld + j, block[i])
+            j += VLEN
+
+
+cdef void from_rows(const real *t, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t m, real *s) noexcept nogil:
+    cdef Py_ssize_t i, j, lane, nr = 2 * VLEN
+    cdef vreal block[16]
+    for lane in range(2):
+        if lane * VLEN >= m:
+            return
+        j = 0
+        while j < n:
+            for i in range(VLEN):
+                block[i] = v_load(t + (lane * VLEN + i) * ld + j)
+            v_transpose(block)
+            for i in range(VLEN):
+                v_store(s + (j + i) * nr + lane * VLEN, block[i])
+            j += VLEN
+
+
+cdef int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts, Py_ssize_t n) noexcept with gil:
+    """Call the Python side, which owns the tile's memory as arrays; −1 when it raised (it keeps the exception)."""
+    cdef object call = <object>p.python
+    cdef list spans = []
+    cdef int part
+    try:
+        for part in range(n_parts):
+            spans.append((parts[part].start, parts[part].n))
+        call.tile(b, h, i0, m, spans, n)
+        return 0
+    except BaseException as error:
+        call.error = error
+        return -1
+
+
+cdef void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
+                         Py_ssize_t n, Scratch *w) noexcept nogil:
+    cdef Py_ssize_t ld = (n + VLEN - 1) // VLEN * VLEN, plane_size = 2 * VLEN * p.block_keys, c, r, i, j, at
+    cdef const real *source
+    cdef int part
+    for c in range(p.planes if p.planes > 0 else 1):
+        to_rows(w.s + c * plane_size, n, m, w.t + c * m * ld, ld)
+    for r in range(p.n_rows):
+        memcpy(w.rows + r * m, p.rows[r] + (b * p.heads + h) * p.lq + i0, m * sizeof(real))
+    for r in range(p.n_cols):
+        source = p.cols[r] + (b * p.cols_heads[r] + h * p.cols_heads[r] // p.heads) * p.lk
+        at = 0
+        for part in range(n_parts):
+            memcpy(w.cols + r * ld + at, source + parts[part].start, parts[part].n * sizeof(real))
+            at += parts[part].n
+        for j in range(n, ld):
+            w.cols[r * ld + j] = 0
+    if p.vectors:
+        source = p.q + p.q_at[b] + h * p.q_head + i0 * p.q_row
+        for i in range(m):
+            memcpy(w.qv + i * p.d, source + i * p.q_row, p.d * sizeof(real))
+        source = p.k + p.k_at[b] + (h // p.group) * p.k_head
+        at = 0
+        for part in range(n_parts):
+            for j in range(parts[part].n):
+                memcpy(w.kv + at * p.d, source + (parts[part].start + j) * p.k_row, p.d * sizeof(real))
+                at += 1
+    p.forward(w.t, m, n, ld, w.rows, w.cols, <real *>p.params + h * p.n_params, w.qv if p.vectors else NULL, w.kv if p.vectors else NULL,
+              p.d, p.forward_data)
+    from_rows(w.t, ld, n, m, w.s)
+
+
+cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
+              Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
+    cdef Py_ssize_t nr = 2 * VLEN, c, j, at, start, stop, low_last, high_first, low_first, high_last, hk = h // p.group
+    cdef real *state = w.state + panel * 4 * nr
+    cdef real *q = w.q + panel * p.d * nr
+    cdef real *o = w.o + panel * p.dv * nr
+    cdef real *s = w.s
+    cdef const real *k = p.k + p.k_at[b] + hk * p.k_head
+    cdef const real *v = p.v + p.v_at[b] + hk * p.v_head
+    cdef real *top = state + 3 * nr
+    cdef real *alpha = state + 2 * nr
+    cdef urint *low = w.interval + panel * 2 * nr
+    cdef urint *high = low + nr
+    cdef bint masked = False, plain = p.forward == NULL and p.python == NULL and p.softcap == 0 and p.bias == NULL
+    cdef vreal cap, uncap, x
+    cdef int part
+    cdef bint gathered = p.mask != NULL
+    for part in range(n_parts):
+        gathered = gathered or parts[part].words != NULL
+    if gathered:
+        if not gather_mask(p, b, h, i0, m, parts, n_parts, n, w.words, &masked):
+            return 0
+    # dots, a plane at a time
+    for j in range(nr):
+        top[j] = -INFINITY
+    for c in range(p.planes):
+        at = 0
+        for part in range(n_parts):
+            dots_tile(k + parts[part].start * p.k_row + p.plane_start[c], p.k_row, parts[part].n, q + p.plane_start[c] * nr,
+                      p.plane_start[c + 1] - p.plane_start[c], s + c * nr * p.block_keys + at * nr, top)
+            at += parts[part].n
+    if p.python != NULL:
+        if python_score(p, b, h, i0, m, parts, n_parts, n) != 0:
+            return -1
+    elif p.forward != NULL:
+        compiled_score(p, b, h, i0, m, parts, n_parts, n, w)
+    # softcap, bias, masks
+    if p.softcap != 0:
+        cap = v_set1(p.softcap)
+        uncap = v_set1(1 / p.softcap)
+        for j in range(2 * n):
+            x = v_load(s + j * VLEN)
+            v_store(s + j * VLEN, cap * tanh_v(x * uncap))
+    at = 0
+    low_first = <Py_ssize_t>low[0]
+    low_last = <Py_ssize_t>low[m - 1]
+    high_first = <Py_ssize_t>high[0]
+    high_last = <Py_ssize_t>high[m - 1]
+    for part in range(n_parts):
+        start = parts[part].start
+        stop = start + parts[part].n
+        if p.bias != NULL:
+            add_bias(s + at * nr, p.bias + p.bias_at[b] + h * p.bias_head + i0 * p.bias_row + start * p.bias_key, p.bias_row, p.bias_key,
+                     m, parts[part].n)
+        if start < low_last:
+            blend_interval(s + at * nr, start, stop if stop < low_last else low_last, low, high)
+            plain = False
+        if stop > high_first:
+            c = start if start > high_first else high_first
+            blend_interval(s + (at + c - start) * nr, c, stop, low, high)
+            plain = False
+        at += parts[part].n
+    if masked:
+        blend_bits(s, n, w.words)
+    if p.logits != NULL:
+        at = 0
+        for j in range(nr):
+            alpha[j] = 1
+        for part in range(n_parts):
+            unpack_panel(s + at * nr, nr, m, parts[part].n, alpha, p.logits + ((b * p.heads + h) * p.lq + i0) * p.lk + parts[part].start, p.lk, top)
+            at += parts[part].n
+        return 0
+    # softmax, dropout
+    if masked or not plain:
+        tile_top(s, n, top)
+    if marked:
+        memcpy(w.t, s, n * nr * sizeof(real))
+    tile_softmax(s, n, top, state, state + nr, alpha)
+    if p.dropout:
+        at = 0
+        for part in range(n_parts):
+            drop(s + at * nr, parts[part].start, parts[part].n, w.drop + panel * nr, p.drop_below, p.keep_scale)
+            at += parts[part].n
+    if marked:
+        for j in range(2 * n):
+            v_store(s + j * VLEN, v_select(v_eq(v_load(w.t + j * VLEN), v_set1(<real>-INFINITY)), v_set1(<real>-0.0), v_load(s + j * VLEN)))
+    # values
+    at = 0
+    for part in range(n_parts):
+        if marked:
+            values_tile_marked(v + parts[part].start * p.v_row, p.v_row, parts[part].n, s + at * nr, p.dv, alpha, o)
+        else:
+            values_tile(v + parts[part].start * p.v_row, p.v_row, parts[part].n, s + at * nr, p.dv, alpha, o)
+        if part + 1 < n_parts and at == 0:
+            for j in range(nr):
+                alpha[j] = 1
+        at += parts[part].n
+    return 0
+
+
+# --- a block of rows ------------------------------------------------------------------------------------------------------------
+
+cdef void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
+    """Pack the queries, and set intervals, dropout keys and an empty state."""
+    cdef Py_ssize_t nr = 2 * VLEN, panel = 0, i0 = r0, m, i, row
+    cdef real scale = p.scale[h]
+    cdef const real *q = p.q + p.q_at[b] + h * p.q_head
+    cdef unsigned int key = 0
+    if p.dropout:
+        key = head_key(p.seed, b, h)
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        pack_panel(q + i0 * p.q_row, p.q_row, m, p.d, scale, w.q + panel * p.d * nr)
+        for i in range(nr):
+            row = i0 + (i if i < m else m - 1)
+            w.state[panel * 4 * nr + i] = -INFINITY
+            w.state[panel * 4 * nr + nr + i] = 0
+            w.interval[panel * 2 * nr + i] = <urint>row_low(p, b, row)
+            w.interval[panel * 2 * nr + nr + i] = <urint>row_high(p, b, row)
+            if p.dropout:
+                w.drop[panel * nr + i] = row_key(key, row)
+        panel += 1
+        i0 += nr
+    memset(w.o, 0, panel * p.dv * nr * sizeof(real))
+
+
+cdef int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
+                    bint marked, Scratch *w) noexcept nogil:
+    """No pattern: blocks of keys outside, panels inside, so that a block of K and V serves every panel from the second-level cache."""
+    cdef Py_ssize_t nr = 2 * VLEN, kb, i0, m, panel, start, stop, low = row_low(p, b, r0), high = row_high(p, b, r1 - 1)
+    cdef Part part
+    part.words = NULL
+    low = low if low > key0 else key0
+    high = high if high < key1 else key1
+    kb = low // p.block_keys * p.block_keys
+    while kb < high:
+        i0 = r0
+        panel = 0
+        while i0 < r1:
+            m = r1 - i0 if r1 - i0 < nr else nr
+            start = <Py_ssize_t>w.interval[panel * 2 * nr]
+            stop = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+            start = start if start > kb else kb
+            start = start if start > key0 else key0
+            stop = stop if stop < kb + p.block_keys else kb + p.block_keys
+            stop = stop if stop < key1 else key1
+            if start < stop:
+                part.start = start
+                part.n = stop - start
+                if tile(p, b, h, i0, m, panel, &part, 1, part.n, marked, w) != 0:
+                    return -1
+            panel += 1
+            i0 += nr
+        kb += p.block_keys
+    return 0
+
+
+cdef int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
+                     bint marked, Scratch *w, Part *parts) noexcept nogil:
+    """With a pattern: a panel at a time, its segments gathered into full tiles."""
+    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, entry, seg, end, low, high, start, stop, n, take
+    cdef int n_parts
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        low = <Py_ssize_t>w.interval[panel * 2 * nr]
+        high = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+        low = low if low > key0 else key0
+        high = high if high < key1 else key1
+        entry = b * p.plan_batch + h * p.plan_head + i0 // p.plan_rows
+        seg = p.plan_ptr[entry]
+        end = p.plan_ptr[entry + 1]
+        n = 0
+        n_parts = 0
+        while seg < end:
+            start = p.plan_start[seg] if p.plan_start[seg] > low else low
+            stop = p.plan_stop[seg] if p.plan_stop[seg] < high else high
+            while start < stop:
+                take = stop - start
+                if take > p.block_keys - n:
+                    take = p.block_keys - n
+                parts[n_parts].start = start
+                parts[n_parts].n = take
+                if p.plan_bits[seg] >= 0:
+                    parts[n_parts].words_per_row = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
+                    parts[n_parts].words = p.plan_words + p.plan_bits[seg] + (i0 % p.plan_rows) * parts[n_parts].words_per_row
+                    parts[n_parts].first_bit = start - p.plan_start[seg]
+                else:
+                    parts[n_parts].words = NULL
+                n_parts += 1
+                n += take
+                start += take
+                if n == p.block_keys:
+                    if tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                        return -1
+                    n = 0
+                    n_parts = 0
+            seg += 1
+        if n > 0:
+            if tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                return -1
+        panel += 1
+        i0 += nr
+    return 0
+
+
+cdef int attend_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t split, bint marked,
+                      Scratch *w, Part *parts) noexcept nogil:
+    """Leave the unnormalised state of rows [r0, r1) over one split of the keys in the scratch."""
+    cdef Py_ssize_t key0 = 0, key1 = p.lk
+    if p.splits > 1:
+        key0 = split * p.split_keys
+        key1 = key0 + p.split_keys if key0 + p.split_keys < p.lk else p.lk
+    begin(p, b, h, r0, r1, w)
+    if p.plan_ptr != NULL:
+        return attend_plan(p, b, h, r0, r1, key0, key1, marked, w, parts)
+    return attend_all(p, b, h, r0, r1, key0, key1, marked, w)
+
+
+cdef int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
+    """Normalise and write rows [r0, r1); returns how many of them (in w.bad, by offset from r0) are not to be trusted: something isn't
+    finite, or nothing had a weight although the row may see keys."""
+    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, i
+    cdef int bad = 0
+    cdef real *state
+    cdef real *factor
+    cdef real *finite
+    cdef double ref, total, lift, sink
+    cdef real *out = p.out + p.out_at[b] + h * p.out_head
+    cdef real *lse = p.lse + (b * p.heads + h) * p.lq
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        state = w.state + panel * 4 * nr
+        factor = state + 2 * nr
+        finite = state + 3 * nr
+        for i in range(nr):
+            ref = state[i]
+            total = state[nr + i]
+            lift = 1
+            if p.sinks != NULL:
+                sink = <double>p.sinks[h] / LN2
+                if sink > ref:
+                    lift = exp2(ref - sink)
+                    total = total * lift
+                    ref = sink
+                total = total + exp2(sink - ref)
+            factor[i] = <real>(lift / total) if total != 0 else 0
+            if i < m:
+                lse[i0 + i] = <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY
+        unpack_panel(w.o + panel * p.dv * nr, nr, m, p.dv, factor, out + i0 * p.out_row, p.out_row, finite)
+        for i in range(m):
+            if finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY or (state[nr + i] == 0 and w.interval[panel * 2 * nr + i] < w.interval[panel * 2 * nr + nr + i]):
+                w.bad[bad] = <int>(i0 + i - r0)
+                bad += 1
+        panel += 1
+        i0 += nr
+    return bad
+
+
+cdef void save_state(const Problem *p, Py_ssize_t panels, const Scratch *w, real *partial) noexcept nogil:
+    cdef Py_ssize_t nr = 2 * VLEN, panel
+    memcpy(partial, w.o, panels * p.dv * nr * sizeof(real))
+    partial += panels * p.dv * nr
+    for panel in range(panels):
+        memcpy(partial + panel * 2 * nr, w.state + panel * 4 * nr, 2 * nr * sizeof(real))
+
+
+cdef void merge_state(const Problem *p, Py_ssize_t panels, const real *partial, Scratch *w) noexcept nogil:
+    """Fold another split's state into the one in the scratch: both to the larger reference, then add."""
+    cdef Py_ssize_t nr = 2 * VLEN, panel, half, c
+    cdef const real *other = partial + panels * p.dv * nr
+    cdef real *state
+    cdef real *o
+    cdef const real *add
+    cdef vreal ref, mine, theirs, a, t, least = v_set1(<real>-INFINITY)
+    for panel in range(panels):
+        for half in range(2):
+            state = w.state + panel * 4 * nr + half * VLEN
+            mine = v_load(state)
+            theirs = v_load(other + panel * 2 * nr + half * VLEN)
+            ref = v_max(mine, theirs)
+            v_store(state, ref)
+            ref = v_select(v_eq(ref, least), v_set1(0), ref)
+            a = exp2_v(mine - ref)
+            t = exp2_v(theirs - ref)
+            v_store(state + nr, v_load(state + nr) * a + v_load(other + panel * 2 * nr + nr + half * VLEN) * t)
+            o = w.o + panel * p.dv * nr + half * VLEN
+            add = partial + panel * p.dv * nr + half * VLEN
+            for c in range(p.dv):
+                v_store(o + c * nr, v_load(o + c * nr) * a + v_load(add + c * nr) * t)
+
+
+cdef int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
+    """Rows that finish() doesn't trust. NaN or Inf among the values may have come in through a masked key: once more, with masked keys left out
+    of the sum. What is still not finite may be an overflow of finite input: those rows in wide arithmetic."""
+    cdef Py_ssize_t split, panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
+    cdef int i, bad
+    if attend_block(p, b, h, r0, r1, 0, True, w, parts) != 0:
+        return -1
+    if p.splits > 1:
+        for split in range(1, p.splits):
+            save_state(p, panels, w, w.qv)
+            if attend_block(p, b, h, r0, r1, split, True, w, parts) != 0:
+                return -1
+            merge_state(p, panels, w.qv, w)
+    bad = finish(p, b, h, r0, r1, w)
+    if p.forward == NULL and p.python == NULL:
+        for i in range(bad):
+            wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
+    return 0
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------------------
+
+cdef int panel_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) noexcept nogil:
+    """One split of one block of rows. With one split the rows are finished too."""
+    cdef Py_ssize_t split = task % p.splits, item = task // p.splits, block, b, h, r0, r1
+    # a causal row costs more the later it stands: the long blocks first, so that no thread is left with one at the end
+    block = p.row_blocks - 1 - item % p.row_blocks
+    h = item // p.row_blocks % p.heads
+    b = item // p.row_blocks // p.heads
+    r0 = block * p.block_rows
+    r1 = r0 + p.block_rows if r0 + p.block_rows < p.lq else p.lq
+    if attend_block(p, b, h, r0, r1, split, False, w, parts) != 0:
+        return -1
+    if p.logits != NULL:
+        return 0
+    if p.splits > 1:
+        save_state(p, (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN), w, p.partial + task * state_size(p))
+        return 0
+    if finish(p, b, h, r0, r1, w) > 0:
+        return repair(p, b, h, r0, r1, w, parts)
+    return 0
+
+
+cdef int merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) noexcept nogil:
+    """The splits of one block of rows into one result, in the order of the keys."""
+    cdef Py_ssize_t block = p.row_blocks - 1 - item % p.row_blocks, h = item // p.row_blocks % p.heads, b = item // p.row_blocks // p.heads
+    cdef Py_ssize_t r0 = block * p.block_rows, split, panels
+    cdef Py_ssize_t r1 = r0 + p.block_rows if r0 + p.block_rows < p.lq else p.lq
+    panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
+    begin(p, b, h, r0, r1, w)
+    for split in range(p.splits):
+        merge_state(p, panels, p.partial + (item * p.splits + split) * state_size(p), w)
+    if finish(p, b, h, r0, r1, w) > 0:
+        return repair(p, b, h, r0, r1, w, parts)
+    return 0
+
+
+cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
+    return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (p.dv + 2)
+
+
+cdef inline Py_ssize_t few_size(const Problem *p) noexcept nogil:
+    return p.group * p.lq * (p.dv + 2)
+
+
+cdef void few_place(const Problem *p, real *state, Few *f) noexcept nogil:
+    f.o = state
+    f.ref = state + p.group * p.lq * p.dv
+    f.total = f.ref + p.group * p.lq
+
+
+cdef int few_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) noexcept nogil:
+    cdef Py_ssize_t split = task % p.splits, item = task // p.splits, hk = item % (p.heads // p.group), b = item // (p.heads // p.group)
+    cdef Py_ssize_t key0 = split * p.split_keys, key1
+    cdef Few f
+    key1 = key0 + p.split_keys if key0 + p.split_keys < p.lk else p.lk
+    f.q = w.qv
+    f.v = w.kv
+    f.s = w.t
+    f.c = w.rows
+    few_place(p, p.partial + task * few_size(p) if p.splits > 1 else w.cols, &f)
+    few_attend(p, b, hk, key0, key1, &f)
+    if p.splits == 1:
+        return few_end(p, b, hk, &f, w, parts)
+    return 0
+
+
+cdef int few_end(const Problem *p, Py_ssize_t b, Py_ssize_t hk, const Few *f, Scratch *w, Part *parts) noexcept nogil:
+    cdef Py_ssize_t h
+    if few_finish(p, b, hk, f):
+        for h in range(hk * p.group, (hk + 1) * p.group):
+            if repair(p, b, h, 0, p.lq, w, parts) != 0:
+                return -1
+    return 0
+
+
+cdef int few_merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) noexcept nogil:
+    cdef Few f, other
+    cdef Py_ssize_t split
+    few_place(p, w.cols, &f)
+    few_reset(p, &f)
+    for split in range(p.splits):
+        few_place(p, p.partial + (item * p.splits + split) * few_size(p), &other)
+        few_merge(p, &other, &f)
+    return few_end(p, item // (p.heads // p.group), item % (p.heads // p.group), &f, w, parts)
+
+
+ctypedef int (*task_function)(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) noexcept nogil
+
+
+# --- scratch --------------------------------------------------------------------------------------------------------------------
+
+cdef struct Arena:
+    char *base
+    size_t used
+
+
+cdef void *take(Arena *arena, size_t count, size_t size) noexcept nogil:
+    """A piece of the arena on a cache line of its own; with no base, only count."""
+    cdef void *piece = arena.base + arena.used
+    arena.used += (count * size + 63) // 64 * 64
+    return piece
+
+
+cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **parts) noexcept nogil:
+    """A thread's scratch: sized by the blocks, never by the length of the keys."""
+    cdef size_t nr = 2 * VLEN, panels = (p.block_rows + nr - 1) // nr, keys = p.block_keys, planes = p.planes if p.planes > 0 else 1
+    cdef bint scored = p.forward != NULL
+    cdef size_t rows = p.group * p.lq
+    w.q = <real *>take(arena, panels * p.d * nr, sizeof(real))
+    w.o = <real *>take(arena, panels * p.dv * nr, sizeof(real))
+    w.state = <real *>take(arena, panels * 4 * nr, sizeof(real))
+    if p.python == NULL:
+        w.s = <real *>take(arena, planes * keys * nr, sizeof(real))
+    w.t = <real *>take(arena, (planes if scored else 1) * (keys + VLEN) * nr if not few else max(keys * nr, 6 * FEW_KEYS), sizeof(real))
+    w.rows = <real *>take(arena, MAX_TERMS * nr if not few else 6 * nr, sizeof(real))
+    w.cols = <real *>take(arena, MAX_TERMS * (keys + VLEN) if scored else (few_size(p) if few else 0), sizeof(real))
+    w.qv = <real *>take(arena, max(nr * p.d if p.vectors else 0, max(rows * p.d if few else 0, state_size(p) if p.splits > 1 else 0)), sizeof(real))
+    w.kv = <real *>take(arena, keys * p.d if p.vectors else (FEW_KEYS * nr if few else 0), sizeof(real))
+    w.interval = <urint *>take(arena, panels * 2 * nr, sizeof(urint))
+    w.drop = <urint *>take(arena, panels * nr, sizeof(urint))
+    w.words = <urint *>take(arena, ((keys + 31) // 32 + 1) * nr, sizeof(urint))
+    w.bad = <int *>take(arena, p.block_rows, sizeof(int))
+    parts[0] = <Part *>take(arena, keys if p.plan_ptr != NULL else 1, sizeof(Part))
+
+
+cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, double cost, int threads, bint few, object pad) except -1:
+    """Run tasks [0, tasks) of about ``cost`` multiply-adds each, in batches between which Ctrl-C is answered."""
+    cdef Py_ssize_t done = 0, stop, task, batch
+    cdef Arena arena
+    cdef Scratch *w
+    cdef Part **parts
+    cdef size_t each
+    cdef char *memory
+    cdef int i, failed = 0, team = threads
+    if team > tasks:
+        team = <int>tasks
+    if team < 1 or p.python != NULL:
+        team = 1
+    arena.base = NULL
+    arena.used = 0
+    w = <Scratch *>PyMem_RawMalloc(team * (sizeof(Scratch) + sizeof(Part *)))
+    if w == NULL:
+        raise MemoryError("no memory for the scratch of the attention kernels")
+    parts = <Part **>(w + team)
+    lay_out(p, few, &arena, w, parts)
+    each = arena.used
+    memory = <char *>PyMem_RawMalloc(each * team + 64)
+    if memory == NULL:
+        PyMem_RawFree(w)
+        raise MemoryError(f"no memory for the scratch of the attention kernels: {each * team} bytes for {team} threads")
+    try:
+        for i in range(team):
+            arena.base = <char *>((<size_t>memory + 63) // 64 * 64) + i * each
+            arena.used = 0
+            lay_out(p, few, &arena, w + i, parts + i)
+            if p.python != NULL:
+                w[i].s = <real *>cnp.PyArray_DATA(pad)
+        batch = <Py_ssize_t>(team * 2e9 / (cost + 1)) + team
+        while done < tasks:
+            stop = tasks if tasks - done < batch else done + batch
+            if team > 1:
+                with nogil:
+                    for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
+                        work(p, task, w + omp_get_thread_num(), parts[omp_get_thread_num()])
+            else:
+                with nogil:
+                    for task in range(done, stop):
+                        failed = work(p, task, w, parts[0])
+                        if failed != 0:
+                            break
+                if failed != 0:
+                    return 1
+            done = stop
+            if done < tasks:
+                PyErr_CheckSignals()
+    finally:
+        PyMem_RawFree(memory)
+        PyMem_RawFree(w)
+    return 0
+
+
+# --- the call -------------------------------------------------------------------------------------------------------------------
+
+cdef Py_ssize_t leading(cnp.ndarray x, int trailing) noexcept:
+    cdef Py_ssize_t n = 1
+    cdef int axis
+    for axis in range(x.ndim - trailing):
+        n *= x.shape[axis]
+    return n
+
+
+cdef void offsets(cnp.ndarray x, int trailing, Py_ssize_t item, Py_ssize_t *at) noexcept:
+    """Where each entry of the leading axes begins, in units of ``item`` bytes, in C order."""
+    cdef Py_ssize_t n = 1, axis, i, j, size
+    at[0] = 0
+    for axis in range(x.ndim - trailing):
+        size = x.shape[axis]
+        # entry (i, j) of the axes so far stands at i·size + j: from the back, so that nothing is overwritten before it is read
+        for i in range(n - 1, -1, -1):
+            for j in range(size - 1, -1, -1):
+                at[i * size + j] = at[i] + j * (x.strides[axis] // item)
+        n *= size
+
+
+cdef void choose_blocks(Problem *p, bint few) noexcept:
+    """Blocks and splits from the shape alone: so results don't depend on the number of threads."""
+    cdef Py_ssize_t nr = 2 * VLEN, items
+    p.block_keys = BLOCK_KEYS
+    if p.lk < p.block_keys:
+        p.block_keys = p.lk if p.lk > 0 else 1
+    p.block_rows = BLOCK_ROWS
+    items = p.batch * p.heads
+    # eight tasks keep two to four threads busy to the end
+    while p.block_rows > 4 * nr and items * ((p.lq + p.block_rows - 1) // p.block_rows) < 8:
+        p.block_rows //= 2
+    if p.lq < p.block_rows:
+        p.block_rows = p.lq
+    p.row_blocks = (p.lq + p.block_rows - 1) // p.block_rows
+    items = p.batch * (p.heads // p.group) if few else items * p.row_blocks
+    p.splits = 1
+    p.split_keys = p.lk
+    if items < 8 and p.lk >= 2 * SPLIT_KEYS and p.python == NULL and p.logits == NULL:
+        p.splits = (8 + items - 1) // items
+        p.split_keys = (p.lk + p.splits - 1) // p.splits
+        if p.split_keys < SPLIT_KEYS:
+            p.split_keys = SPLIT_KEYS
+        p.split_keys = (p.split_keys + p.block_keys - 1) // p.block_keys * p.block_keys
+        p.splits = (p.lk + p.split_keys - 1) // p.split_keys
+
+
+cdef int execute(Problem *p, int threads, object pad) except -1:
+    cdef bint few
+    cdef Py_ssize_t items
+    cdef double cost
+    cdef int status
+    if p.batch * p.heads * p.lq == 0:
+        return 0
+    few = (p.group * p.lq <= FEW_LIMIT and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
+           and p.planes == 1)
+    choose_blocks(p, few)
+    items = p.batch * (p.heads // p.group) if few else p.batch * p.heads * p.row_blocks
+    cost = <double>p.block_rows * p.lk * (p.d + p.dv + 8) / p.splits
+    if few:
+        cost = cost * p.group
+    # waking a team costs a few microseconds: below that much work it isn't worth it
+    if cost * items * p.splits < 4e5 or omp_in_parallel():
+        threads = 1
+    p.partial = NULL
+    if p.splits > 1:
+        p.partial = <real *>PyMem_RawMalloc(items * p.splits * (few_size(p) if few else state_size(p)) * sizeof(real))
+        if p.partial == NULL:
+            raise MemoryError("no memory for the partial results of the attention kernels")
+    try:
+        status = run_tasks(p, few_task if few else panel_task, items * p.splits, cost, threads, few, pad)
+        if status == 0 and p.splits > 1:
+            status = run_tasks(p, few_merge_task if few else merge_task, items, 1, threads, few, pad)
+    finally:
+        PyMem_RawFree(p.partial)
+    return status
+
+
+cdef const real *reals(cnp.ndarray x) noexcept:
+    return <const real *>cnp.PyArray_DATA(x) if x is not None else NULL
+
+
+cdef const Py_ssize_t *table(cnp.ndarray x) noexcept:
+    return <const Py_ssize_t *>cnp.PyArray_DATA(x) if x is not None else NULL
+
+
+cdef void set_shapes(Problem *p, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, Py_ssize_t *tables) noexcept:
+    cdef int nd = q.ndim
+    p.batch = leading(q, 3)
+    p.heads = q.shape[nd - 3]
+    p.lq = q.shape[nd - 2]
+    p.d = q.shape[nd - 1]
+    p.lk = k.shape[nd - 2]
+    p.dv = v.shape[nd - 1]
+    p.group = p.heads // k.shape[nd - 3] if k.shape[nd - 3] > 0 else 1
+    p.q = <const real *>cnp.PyArray_DATA(q)
+    p.k = <const real *>cnp.PyArray_DATA(k)
+    p.v = <const real *>cnp.PyArray_DATA(v)
+    p.q_head = q.strides[nd - 3] // <Py_ssize_t>sizeof(real)
+    p.q_row = q.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    p.k_head = k.strides[nd - 3] // <Py_ssize_t>sizeof(real)
+    p.k_row = k.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    p.v_head = v.strides[nd - 3] // <Py_ssize_t>sizeof(real)
+    p.v_row = v.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    p.q_at = tables
+    p.k_at = tables + p.batch
+    p.v_at = tables + 2 * p.batch
+    p.out_at = tables + 3 * p.batch
+    p.position = tables + 4 * p.batch
+    p.key_length = tables + 5 * p.batch
+    p.mask_at = tables + 6 * p.batch
+    p.bias_at = tables + 7 * p.batch
+    offsets(q, 3, sizeof(real), tables)
+    offsets(k, 3, sizeof(real), tables + p.batch)
+    offsets(v, 3, sizeof(real), tables + 2 * p.batch)
+    p.planes = 1
+    p.plane_start[0] = 0
+    p.plane_start[1] = p.d
+    p.left = -1
+    p.right = -1
+
+
+cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
+    cdef int nd = out.ndim
+    p.out = <real *>cnp.PyArray_DATA(out)
+    p.out_head = out.strides[nd - 3] // <Py_ssize_t>sizeof(real)
+    p.out_row = out.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    offsets(out, 3, sizeof(real), <Py_ssize_t *>p.out_at)
+    p.lse = <real *>cnp.PyArray_DATA(lse)
+
+
+def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not None, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray scale not None, *,
+           bint causal=False, Py_ssize_t left=-1, Py_ssize_t right=-1, cnp.ndarray position=None, cnp.ndarray key_length=None,
+           cnp.ndarray mask=None, cnp.ndarray bias=None, double softcap=0, cnp.ndarray sinks=None, double dropout=0, unsigned long long seed=0,
+           object plan=None, object score=None, cnp.ndarray logits=None, int threads=1):
+    """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``.
+
+    Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits, scale (Hq,),
+    sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by strides of 0.
+    plan: (rows, blocks, batch stride, head stride, ptr, start, stop, bits, words) of ``ruvattn.planning``. score: an object with plane_starts, rows, cols,
+    params, vectors, forward (LowLevelCallable or None), and, without a forward, tile() and pad.
+    """
+    cdef Problem p
+    cdef Py_ssize_t batch = leading(q, 3), i, nd = q.ndim
+    cdef Py_ssize_t *tables
+    cdef cnp.ndarray array
+    cdef object pad = None, capsule
+    memset(&p, 0, sizeof(p))
+    tables = <Py_ssize_t *>PyMem_RawMalloc((8 * batch + 1) * sizeof(Py_ssize_t))
+    if tables == NULL:
+        raise MemoryError("no memory for the tables of the attention kernels")
+    try:
+        set_shapes(&p, q, k, v, tables)
+        if out is not None:
+            set_out(&p, out, lse)
+        p.scale = reals(scale)
+        p.causal = causal
+        p.left = left
+        p.right = right
+        for i in range(batch):
+            tables[4 * batch + i] = table(position)[i] if position is not None else 0
+            tables[5 * batch + i] = table(key_length)[i] if key_length is not None else p.lk
+        if mask is not None:
+            p.mask = <const unsigned char *>cnp.PyArray_DATA(mask)
+            p.mask_head = mask.strides[nd - 3]
+            p.mask_row = mask.strides[nd - 2]
+            p.mask_key = mask.strides[nd - 1]
+            offsets(mask, 3, 1, tables + 6 * batch)
+        if bias is not None:
+            p.bias = reals(bias)
+            p.bias_head = bias.strides[nd - 3] // <Py_ssize_t>sizeof(real)
+            p.bias_row = bias.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+            p.bias_key = bias.strides[nd - 1] // <Py_ssize_t>sizeof(real)
+            offsets(bias, 3, sizeof(real), tables + 7 * batch)
+        p.softcap = <real>softcap
+        p.sinks = reals(sinks)
+        if dropout > 0:
+            p.dropout = True
+            p.drop_below = <unsigned int>(dropout * 4294967296.0)
+            p.keep_scale = <real>(1 / (1 - dropout))
+            p.seed = seed
+        if plan is not None:
+            p.plan_rows, p.plan_blocks, p.plan_batch, p.plan_head = plan[0], plan[1], plan[2], plan[3]
+            p.plan_ptr = table(plan[4])
+            p.plan_start = table(plan[5])
+            p.plan_stop = table(plan[6])
+            p.plan_bits = table(plan[7])
+            p.plan_words = <const unsigned int *>cnp.PyArray_DATA(plan[8])
+        if score is not None:
+            p.planes = len(score.plane_starts) - 1
+            for i in range(p.planes + 1):
+                p.plane_start[i] = score.plane_starts[i]
+            p.n_rows = <int>len(score.rows)
+            p.n_cols = <int>len(score.cols)
+            for i in range(p.n_rows):
+                p.rows[i] = reals(score.rows[i])
+            for i in range(p.n_cols):
+                array = score.cols[i]
+                p.cols[i] = reals(array)
+                p.cols_heads[i] = array.shape[array.ndim - 2]
+            p.params = reals(score.params)
+            p.n_params = score.params.shape[1]
+            p.vectors = score.vectors
+            if score.forward is not None:
+                capsule = tuple.__getitem__(score.forward, 0)
+                p.forward = <score_forward>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
+                p.forward_data = PyCapsule_GetContext(capsule)
+            else:
+                p.python = <void *>score
+                pad = score.pad
+        if logits is not None:
+            p.logits = <real *>cnp.PyArray_DATA(logits)
+        return execute(&p, threads, pad)
+    finally:
+        PyMem_RawFree(tables)
+
+
+cdef bint is_plain(cnp.ndarray x) noexcept:
+    return (cnp.PyArray_TYPE(x) == RUVATTN_TYPENUM and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISNOTSWAPPED(x) and x.ndim >= 3
+            and (x.strides[x.ndim - 1] == sizeof(real) or x.shape[x.ndim - 1] == 1))
+
+
+def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
+    """The short way for the commonest call: three well-formed arrays and nothing else. None where anything is out of the ordinary:
+    the caller then takes the long way, which explains or converts."""
+    cdef cnp.ndarray a, b, c, out, lse
+    cdef Problem p
+    cdef Py_ssize_t small[8 * 16]
+    cdef Py_ssize_t *tables = small
+    cdef Py_ssize_t batch, i, j
+    cdef real scales[64]
+    cdef int nd, axis
+    if type(q) is not np_ndarray or type(k) is not np_ndarray or type(v) is not np_ndarray:
+        return None
+    a = q
+    b = k
+    c = v
+    nd = a.ndim
+    if not (is_plain(a) and is_plain(b) and is_plain(c)) or b.ndim != nd or c.ndim != nd:
+        return None
+    for axis in range(nd - 3):
+        if a.shape[axis] != b.shape[axis] or a.shape[axis] != c.shape[axis]:
+            return None
+    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3] or a.shape[nd - 1] == 0
+            or b.shape[nd - 3] == 0 or a.shape[nd - 3] % b.shape[nd - 3] != 0 or a.shape[nd - 3] > 64 or a.shape[nd - 2] == 0
+            or b.shape[nd - 2] == 0 or b.shape[nd - 2] > 0x3FFFFFFF or a.shape[nd - 2] > 0x3FFFFFFF):
+        return None
+    for axis in range(nd):
+        if a.strides[axis] % sizeof(real) or b.strides[axis] % sizeof(real) or c.strides[axis] % sizeof(real):
+            return None
+    batch = leading(a, 3)
+    if batch == 0:
+        return None
+    out = cnp.PyArray_EMPTY(nd, a.shape, RUVATTN_TYPENUM, 0) if c.shape[nd - 1] == a.shape[nd - 1] else np_empty((*q.shape[:nd - 1], v.shape[nd - 1]), DTYPE)
+    lse = cnp.PyArray_EMPTY(nd - 1, a.shape, RUVATTN_TYPENUM, 0)
+    memset(&p, 0, sizeof(p))
+    if batch > 16:
+        tables = <Py_ssize_t *>PyMem_RawMalloc(8 * batch * sizeof(Py_ssize_t))
+        if tables == NULL:
+            raise MemoryError("no memory for the tables of the attention kernels")
+    try:
+        set_shapes(&p, a, b, c, tables)
+        set_out(&p, out, lse)
+        for i in range(batch):
+            tables[4 * batch + i] = 0
+            tables[5 * batch + i] = p.lk
+        for j in range(p.heads):
+            scales[j] = <real>(1 / sqrt(<double>p.d))
+        p.scale = scales
+        p.causal = causal
+        execute(&p, threads, None)
+    finally:
+        if tables != small:
+            PyMem_RawFree(tables)
+    return (out, lse) if want_lse else out
+
+
+def exponential(cnp.ndarray x not None, cnp.ndarray out not None, int base):
+    """e^x, 2^x or tanh x (base 0, 2, 1) of a contiguous array, as the kernels compute it: for the accuracy tests."""
+    cdef Py_ssize_t i, n = x.size
+    cdef const real *source = <const real *>cnp.PyArray_DATA(x)
+    cdef real *target = <real *>cnp.PyArray_DATA(out)
+    cdef real block[64]
+    cdef vreal y
+    for i in range(n):
+        block[0] = source[i]
+        y = v_set1(source[i])
+        y = exp2_v(y) if base == 2 else (exp_v(y) if base == 0 else tanh_v(y))
+        v_store(block, y)
+        target[i] = block[0]
+
+
+def pause():
+    """End the idle team of threads, before a fork; True where that was possible."""
+    return ruvattn_pause() == 0

@@ -1,0 +1,280 @@
+"""Names: what they resolve to, what listings say, and what a wrong one answers."""
+
+import copy
+import pickle
+
+import pytest
+
+import ruvattn
+from ruvattn import errors, plugins, registry
+from ruvattn.errors import InvalidInputError, PluginError, UnknownVariantError
+
+PARTS = """
+    import ruvattn
+    from ruvattn.aggregates import WeightedSum
+    from ruvattn.patterns import Causal
+    from ruvattn.scores import Dot
+
+    def make_variant(embed_dim, num_heads=1, *, temperature=1.0):
+        return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads)
+
+    class Needy(Causal):
+        def __init__(self, size, *, offset=0):
+            super().__init__()
+
+    def ruvattn_register(registry):
+        registry.variant("parts-variant", make_variant, summary="One line.", capabilities=["quick", "warm"])
+        registry.score("parts-score", Dot, summary="A score.")
+        registry.pattern("parts-pattern", Needy)
+        registry.aggregate("parts-aggregate", WeightedSum)
+"""
+
+
+@pytest.fixture
+def parts(fake_plugins):
+    """A plugin with a name of almost every kind."""
+    fake_plugins.install("ruvattn-parts", PARTS, version="1.5")
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.InvalidInputError, ValueError),
+        (errors.DimensionMismatchError, ValueError),
+        (errors.InputTooLargeError, ValueError),
+        (errors.UnknownVariantError, LookupError),
+        (errors.UnsupportedError, NotImplementedError),
+        (errors.CheckpointError, Exception),
+        (errors.PluginError, Exception),
+    ],
+)
+def test_every_error_is_an_attention_error_and_the_builtin_that_callers_expect(error, builtin):
+    assert issubclass(error, errors.AttentionError)
+    assert issubclass(error, builtin)
+    assert str(pickle.loads(pickle.dumps(error("what happened")))) == "what happened"
+
+
+def test_the_errors_module_exports_the_whole_family():
+    family = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert family == set(errors.__all__)
+
+
+def test_builtins_are_listed_with_the_core_as_their_origin():
+    listed = registry.variants()
+    assert {"standard", "multihead", "cross"} <= listed.keys()
+    for name in ("standard", "multihead", "cross"):
+        assert listed[name].name == name
+        assert listed[name].distribution == "ruvattn"
+        assert listed[name].version == ruvattn.__version__
+        assert listed[name].summary
+    assert "dot" in registry.scores()
+    assert {"causal", "window"} <= registry.patterns().keys()
+    assert "weighted-sum" in registry.aggregates()
+
+
+def test_public_shortcuts_are_the_registrys_functions():
+    assert ruvattn.create is registry.create
+    assert ruvattn.variants is registry.variants
+
+
+def test_listings_are_sorted_by_name(parts):
+    plugins.load()
+    for listing in (registry.variants, registry.scores, registry.patterns, registry.aggregates, registry.manifolds):
+        assert list(listing()) == sorted(listing())
+
+
+def test_a_listing_is_the_callers_own(parts):
+    registry.variants().clear()
+    assert "standard" in registry.variants()
+
+
+def test_a_plugins_names_are_listed_with_their_origin(parts):
+    info = registry.variants()["parts-variant"]
+    assert info == registry.VariantInfo(
+        name="parts-variant",
+        summary="One line.",
+        distribution="ruvattn-parts",
+        version="1.5",
+        capabilities=("quick", "warm"),
+        options={"temperature": 1.0},
+    )
+    assert registry.scores()["parts-score"].summary == "A score."
+    assert registry.scores()["parts-score"].distribution == "ruvattn-parts"
+    assert registry.patterns()["parts-pattern"].options == {"size": registry.REQUIRED, "offset": 0}
+
+
+def test_options_given_by_the_plugin_win_over_the_signature(fake_plugins):
+    fake_plugins.install(
+        "ruvattn-given",
+        """
+        def ruvattn_register(registry):
+            registry.variant("given", lambda **options: None, summary="x", options={"depth": 3})
+        """,
+    )
+    assert registry.variants()["given"].options == {"depth": 3}
+
+
+def test_required_pickles_and_copies_as_the_same_object():
+    assert pickle.loads(pickle.dumps(registry.REQUIRED)) is registry.REQUIRED
+    assert copy.deepcopy(registry.REQUIRED) is registry.REQUIRED
+    assert repr(registry.REQUIRED) == "<required>"
+
+
+def test_names_resolve_to_new_instances(parts):
+    from ruvattn.aggregates import Aggregate
+    from ruvattn.interfaces import Attention
+    from ruvattn.patterns import Pattern
+    from ruvattn.scores import Score
+
+    for name in ("standard", "parts-variant"):
+        first, second = (registry.create(name, embed_dim=8, num_heads=2) for _ in range(2))
+        assert isinstance(first, Attention)
+        assert first is not second
+    for name in ("dot", "parts-score"):
+        assert isinstance(registry.get_score(name), Score)
+    assert isinstance(registry.get_pattern("causal"), Pattern)
+    assert isinstance(registry.get_pattern("parts-pattern", size=3), Pattern)
+    for name in ("weighted-sum", "parts-aggregate"):
+        assert isinstance(registry.get_aggregate(name), Aggregate)
+
+
+def test_each_kind_is_a_namespace_of_its_own(fake_plugins):
+    fake_plugins.install(
+        "ruvattn-same",
+        """
+        from ruvattn.patterns import Causal
+        from ruvattn.scores import Dot
+
+        def ruvattn_register(registry):
+            registry.score("same", Dot)
+            registry.pattern("same", Causal)
+        """,
+    )
+    assert type(registry.get_score("same")).__name__ == "Dot"
+    assert type(registry.get_pattern("same")).__name__ == "Causal"
+
+
+@pytest.mark.parametrize(
+    ("kind", "get"),
+    [
+        ("variant", registry.create),
+        ("score", registry.get_score),
+        ("pattern", registry.get_pattern),
+        ("aggregate", registry.get_aggregate),
+        ("manifold", registry.get_manifold),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_names_its_kind(kind, get):
+    with pytest.raises(UnknownVariantError, match=f"^unknown {kind} 'no-such-name'; installed: "):
+        get("no-such-name")
+
+
+def test_a_near_miss_is_answered_with_the_close_names_first():
+    with pytest.raises(UnknownVariantError) as caught:
+        registry.create("standrad")
+    message = str(caught.value)
+    assert "did you mean 'standard'?" in message
+    assert "installed: 'standard', " in message
+    assert "\n" not in message
+
+
+def test_an_unknown_name_says_what_failed_to_load_and_why(fake_plugins):
+    fake_plugins.install("ruvattn-broken", "import no_such_module_anywhere")
+    plugins.status()
+    with pytest.raises(UnknownVariantError) as caught:
+        registry.create("something")
+    assert "failed to load: ruvattn-broken 1.0 (ModuleNotFoundError: No module named 'no_such_module_anywhere')" in str(
+        caught.value
+    )
+
+
+def test_an_unknown_name_says_what_the_environment_leaves_out(fake_plugins, monkeypatch):
+    fake_plugins.install("ruvattn-parts", PARTS)
+    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "")
+    with pytest.raises(UnknownVariantError, match="left out by RUVATTN_LOAD_PLUGINS: ruvattn-parts 1.0"):
+        registry.create("parts-variant")
+
+
+@pytest.fixture
+def only_fakes(fake_plugins, monkeypatch):
+    """Fake plugins with every real one left out."""
+    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "ruvattn-geometric")
+    return fake_plugins
+
+
+@pytest.mark.parametrize("name", ["hyperbolic", "hyperbolc"])
+def test_an_unknown_name_says_what_would_provide_it(only_fakes, name):
+    plugins.status()
+    with pytest.raises(UnknownVariantError) as caught:
+        registry.create(name)
+    assert "'hyperbolic' is provided by ruvattn-geometric: pip install ruvattn-geometric" in str(caught.value)
+
+
+def test_a_provider_that_is_installed_but_lacks_the_name_wants_an_upgrade(only_fakes):
+    only_fakes.install("ruvattn-geometric", "def ruvattn_register(registry): pass", version="0.0.1")
+    with pytest.raises(UnknownVariantError) as caught:
+        registry.create("hyperbolic")
+    assert "'hyperbolic' is not in ruvattn-geometric 0.0.1: pip install --upgrade ruvattn-geometric" in str(caught.value)
+
+
+def test_a_provider_that_is_installed_and_has_the_name_is_not_recommended(only_fakes):
+    only_fakes.install(
+        "ruvattn-geometric",
+        """
+        def ruvattn_register(registry):
+            registry.variant("hyperbolic", lambda embed_dim, num_heads: None, summary="x")
+        """,
+    )
+    with pytest.raises(UnknownVariantError) as caught:
+        registry.create("hyperbolc")
+    assert "did you mean 'hyperbolic'?" in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["standard"]])
+def test_a_name_that_is_no_str_is_invalid(name):
+    with pytest.raises(InvalidInputError, match="name of a variant must be a str, got "):
+        registry.create(name)
+
+
+def test_an_option_that_the_factory_lacks_is_named(parts):
+    with pytest.raises(InvalidInputError) as caught:
+        registry.create("parts-variant", embed_dim=8, temprature=2.0)
+    assert str(caught.value) == (
+        "variant 'parts-variant' has no option 'temprature'; its options: embed_dim, num_heads, temperature"
+    )
+
+
+def test_an_option_that_the_factory_needs_is_named(parts):
+    with pytest.raises(InvalidInputError, match="pattern 'parts-pattern' needs size=; its options: size, offset"):
+        registry.get_pattern("parts-pattern")
+
+
+def test_a_type_error_inside_a_factory_is_its_own(fake_plugins):
+    fake_plugins.install(
+        "ruvattn-inner",
+        """
+        def factory():
+            return len(3)
+
+        def ruvattn_register(registry):
+            registry.score("inner", factory)
+        """,
+    )
+    with pytest.raises(TypeError, match="has no len"):
+        registry.get_score("inner")
+
+
+def test_a_factory_that_returns_something_else_is_the_plugins_error(fake_plugins):
+    fake_plugins.install(
+        "ruvattn-else",
+        """
+        def ruvattn_register(registry):
+            registry.score("else", dict)
+            registry.variant("else", lambda **options: None, summary="x")
+        """,
+    )
+    with pytest.raises(PluginError, match=r"score 'else' from ruvattn-else 1\.0 .* returned dict, not an instance of Score"):
+        registry.get_score("else")
+    with pytest.raises(PluginError, match="returned NoneType, not an instance of Attention"):
+        registry.create("else")
