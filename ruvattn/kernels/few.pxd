@@ -246,7 +246,8 @@ cdef inline bint few_finish(const Problem *p, Py_ssize_t b, Py_ssize_t hk, const
                 lift = exp2(ref - sink)
                 total = total * lift
                 ref = sink
-            total = total + exp2(sink - ref)
+            if ref > -INFINITY:
+                total = total + exp2(sink - ref)
         factor = <real>(lift / total) if total != 0 else 0
         out = p.out + p.out_at[b] + h * p.out_head + i * p.out_row
         check = 0

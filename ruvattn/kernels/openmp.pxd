@@ -6,7 +6,8 @@ cdef extern from *:
     #ifdef _OPENMP
     #include <omp.h>
     #define RUVATTN_OPENMP _OPENMP
-    #if _OPENMP >= 201811
+    /* OpenMP 5.0 has it; GCC has had it since 9, though it says 4.5 until 14. */
+    #if _OPENMP >= 201811 || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9)
       #define ruvattn_pause() omp_pause_resource_all(omp_pause_soft)
     #else
       #define ruvattn_pause() (-1)

@@ -35,13 +35,15 @@ cdef struct Problem:
     const unsigned char *mask
     Py_ssize_t mask_head, mask_row, mask_key
     const Py_ssize_t *mask_at
-    # a pattern's segments, per block of plan_rows rows from plan_first on; a segment without bits is full
+    # which rows: all of them, or the ones that the plan is for
+    Py_ssize_t first, rows_here
+    # a pattern's segments, per block of plan_rows rows from ``first`` on; a segment without bits is full
     const Py_ssize_t *plan_ptr
     const Py_ssize_t *plan_start
     const Py_ssize_t *plan_stop
     const Py_ssize_t *plan_bits                        # offset of its words, −1: full
     const unsigned int *plan_words                     # plan_rows rows of ceil(length / 32) words
-    Py_ssize_t plan_rows, plan_blocks, plan_batch, plan_head      # blocks per (batch, head); block strides of batch and head
+    Py_ssize_t plan_rows, plan_batch, plan_head        # strides of batch and head in blocks
     # what happens to a logit
     real softcap                                       # 0: none
     const real *bias
@@ -57,7 +59,7 @@ cdef struct Problem:
     Py_ssize_t plane_start[MAX_PLANES + 1]
     score_forward forward
     void *forward_data
-    void *python                                       # borrowed: called with the GIL for each tile
+    void *python                                       # borrowed: called with the GIL for each tile of up to block_rows rows
     int n_rows, n_cols
     const real *rows[MAX_TERMS]                        # (batch, heads, lq)
     const real *cols[MAX_TERMS]                        # (batch, heads of the term, lk)
@@ -77,7 +79,8 @@ cdef struct Scratch:
     real *o            # panels of outputs, dv × NR each
     real *state        # per panel: ref, total, alpha, top, NR each
     real *s            # planes × block_keys × NR
-    real *t            # a tile as the score's contract has it, planes × NR × block_keys, with its terms behind it
+    real *t            # a tile as the score's contract has it, planes × NR × block_keys
+    real *wide         # the same for a block of rows, planes × block_rows × block_keys: owned by the Python side
     real *rows
     real *cols
     real *qv
@@ -100,6 +103,7 @@ cdef inline Py_ssize_t row_low(const Problem *p, Py_ssize_t b, Py_ssize_t i) noe
     cdef Py_ssize_t low = 0
     if p.left >= 0:
         low = i + p.position[b] - p.left
+        low = low if low < p.lk else p.lk
     return low if low > 0 else 0
 
 

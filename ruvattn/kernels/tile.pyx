@@ -56,6 +56,7 @@ cdef object np_ndarray = np.ndarray, np_empty = np.empty
 cdef enum:
     BLOCK_ROWS = 256      # queries of a task: one block of K and V in the second-level cache serves them all
     BLOCK_KEYS = 96       # keys of a tile: a multiple of six, so that the micro-kernel has no rest
+    PYTHON_KEYS = 384     # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024     # keys of a split at the least
     FEW_LIMIT = 4         # rows that go through few.pxd
 
@@ -100,8 +101,8 @@ cdef void from_rows(const real *t, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t m, re
             j += VLEN
 
 
-cdef int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts, Py_ssize_t n) noexcept with gil:
-    """Call the Python side, which owns the tile's memory as arrays; −1 when it raised (it keeps the exception)."""
+cdef int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts, Py_ssize_t n) noexcept with gil:
+    """Call the Python side, which owns the tile's memory as an array; −1 when it raised (it keeps the exception)."""
     cdef object call = <object>p.python
     cdef list spans = []
     cdef int part
@@ -147,15 +148,52 @@ cdef void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     from_rows(w.t, ld, n, m, w.s)
 
 
-cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
-              Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
-    cdef Py_ssize_t nr = 2 * VLEN, c, j, at, start, stop, low_last, high_first, low_first, high_last, hk = h // p.group
-    cdef real *state = w.state + panel * 4 * nr
+cdef void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t panel, const Part *parts, int n_parts, real *s, Scratch *w) noexcept nogil:
+    """The planes of dots of one panel, and the largest dot of each lane."""
+    cdef Py_ssize_t nr = 2 * VLEN, c, j, at
     cdef real *q = w.q + panel * p.d * nr
+    cdef real *top = w.state + panel * 4 * nr + 3 * nr
+    cdef const real *k = p.k + p.k_at[b] + (h // p.group) * p.k_head
+    cdef int part
+    for j in range(nr):
+        top[j] = -INFINITY
+    for c in range(p.planes):
+        at = 0
+        for part in range(n_parts):
+            dots_tile(k + parts[part].start * p.k_row + p.plane_start[c], p.k_row, parts[part].n, q + p.plane_start[c] * nr,
+                      p.plane_start[c + 1] - p.plane_start[c], s + c * nr * p.block_keys + at * nr, top)
+            at += parts[part].n
+
+
+cdef int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
+                      Py_ssize_t n, Scratch *w) noexcept nogil:
+    """Logits of m rows, that is of one panel or more, by a score in Python: its calls are dear, so it gets all the rows there are at once."""
+    cdef Py_ssize_t nr = 2 * VLEN, ld = (p.block_keys + VLEN - 1) // VLEN * VLEN, planes = p.planes if p.planes > 0 else 1, c, i, rows
+    cdef Py_ssize_t height = (p.block_rows + nr - 1) // nr * nr
+    i = 0
+    while i < m:
+        tile_dots(p, b, h, panel + i // nr, parts, n_parts, w.s + i * planes * p.block_keys, w)
+        rows = m - i if m - i < nr else nr
+        for c in range(p.planes):
+            to_rows(w.s + (i * planes + c * nr) * p.block_keys, n, rows, w.wide + (c * height + i) * ld, ld)
+        i += nr
+    if call_python(p, b, h, i0, m, parts, n_parts, n) != 0:
+        return -1
+    i = 0
+    while i < m:
+        rows = m - i if m - i < nr else nr
+        from_rows(w.wide + i * ld, ld, n, rows, w.s + i * planes * p.block_keys)
+        i += nr
+    return 0
+
+
+cdef void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
+               Py_ssize_t n, real *s, bint marked, Scratch *w) noexcept nogil:
+    """Fold one tile into the state of its panel. ``s`` is where it is made, or where a score in Python has left its logits."""
+    cdef Py_ssize_t nr = 2 * VLEN, c, j, at, start, stop, low_last, high_first
+    cdef real *state = w.state + panel * 4 * nr
     cdef real *o = w.o + panel * p.dv * nr
-    cdef real *s = w.s
-    cdef const real *k = p.k + p.k_at[b] + hk * p.k_head
-    cdef const real *v = p.v + p.v_at[b] + hk * p.v_head
+    cdef const real *v = p.v + p.v_at[b] + (h // p.group) * p.v_head
     cdef real *top = state + 3 * nr
     cdef real *alpha = state + 2 * nr
     cdef urint *low = w.interval + panel * 2 * nr
@@ -168,21 +206,11 @@ cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ss
         gathered = gathered or parts[part].words != NULL
     if gathered:
         if not gather_mask(p, b, h, i0, m, parts, n_parts, n, w.words, &masked):
-            return 0
-    # dots, a plane at a time
-    for j in range(nr):
-        top[j] = -INFINITY
-    for c in range(p.planes):
-        at = 0
-        for part in range(n_parts):
-            dots_tile(k + parts[part].start * p.k_row + p.plane_start[c], p.k_row, parts[part].n, q + p.plane_start[c] * nr,
-                      p.plane_start[c + 1] - p.plane_start[c], s + c * nr * p.block_keys + at * nr, top)
-            at += parts[part].n
-    if p.python != NULL:
-        if python_score(p, b, h, i0, m, parts, n_parts, n) != 0:
-            return -1
-    elif p.forward != NULL:
-        compiled_score(p, b, h, i0, m, parts, n_parts, n, w)
+            return
+    if p.python == NULL:
+        tile_dots(p, b, h, panel, parts, n_parts, s, w)
+        if p.forward != NULL:
+            compiled_score(p, b, h, i0, m, parts, n_parts, n, w)
     # softcap, bias, masks
     if p.softcap != 0:
         cap = v_set1(p.softcap)
@@ -191,10 +219,8 @@ cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ss
             x = v_load(s + j * VLEN)
             v_store(s + j * VLEN, cap * tanh_v(x * uncap))
     at = 0
-    low_first = <Py_ssize_t>low[0]
     low_last = <Py_ssize_t>low[m - 1]
     high_first = <Py_ssize_t>high[0]
-    high_last = <Py_ssize_t>high[m - 1]
     for part in range(n_parts):
         start = parts[part].start
         stop = start + parts[part].n
@@ -218,7 +244,7 @@ cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ss
         for part in range(n_parts):
             unpack_panel(s + at * nr, nr, m, parts[part].n, alpha, p.logits + ((b * p.heads + h) * p.lq + i0) * p.lk + parts[part].start, p.lk, top)
             at += parts[part].n
-        return 0
+        return
     # softmax, dropout
     if masked or not plain:
         tile_top(s, n, top)
@@ -244,7 +270,6 @@ cdef int tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ss
             for j in range(nr):
                 alpha[j] = 1
         at += parts[part].n
-    return 0
 
 
 # --- a block of rows ------------------------------------------------------------------------------------------------------------
@@ -277,16 +302,29 @@ cdef int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0,
                     bint marked, Scratch *w) noexcept nogil:
     """No pattern: blocks of keys outside, panels inside, so that a block of K and V serves every panel from the second-level cache."""
     cdef Py_ssize_t nr = 2 * VLEN, kb, i0, m, panel, start, stop, low = row_low(p, b, r0), high = row_high(p, b, r1 - 1)
+    cdef Py_ssize_t planes = p.planes if p.planes > 0 else 1
+    cdef real *s = w.s
     cdef Part part
     part.words = NULL
     low = low if low > key0 else key0
     high = high if high < key1 else key1
     kb = low // p.block_keys * p.block_keys
     while kb < high:
+        if p.python != NULL:
+            part.start = low if low > kb else kb
+            part.n = (high if high < kb + p.block_keys else kb + p.block_keys) - part.start
+            if python_score(p, b, h, r0, r1 - r0, 0, &part, 1, part.n, w) != 0:
+                return -1
         i0 = r0
         panel = 0
         while i0 < r1:
             m = r1 - i0 if r1 - i0 < nr else nr
+            if p.python != NULL:
+                # every panel has the logits of the whole block: the rows' own intervals are blended in
+                tile(p, b, h, i0, m, panel, &part, 1, part.n, w.s + panel * nr * planes * p.block_keys, marked, w)
+                panel += 1
+                i0 += nr
+                continue
             start = <Py_ssize_t>w.interval[panel * 2 * nr]
             stop = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
             start = start if start > kb else kb
@@ -296,11 +334,18 @@ cdef int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0,
             if start < stop:
                 part.start = start
                 part.n = stop - start
-                if tile(p, b, h, i0, m, panel, &part, 1, part.n, marked, w) != 0:
-                    return -1
+                tile(p, b, h, i0, m, panel, &part, 1, part.n, s, marked, w)
             panel += 1
             i0 += nr
         kb += p.block_keys
+    return 0
+
+
+cdef int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
+                   Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
+    if p.python != NULL and python_score(p, b, h, i0, m, panel, parts, n_parts, n, w) != 0:
+        return -1
+    tile(p, b, h, i0, m, panel, parts, n_parts, n, w.s, marked, w)
     return 0
 
 
@@ -315,7 +360,7 @@ cdef int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0
         high = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
         low = low if low > key0 else key0
         high = high if high < key1 else key1
-        entry = b * p.plan_batch + h * p.plan_head + i0 // p.plan_rows
+        entry = b * p.plan_batch + h * p.plan_head + (i0 - p.first) // p.plan_rows
         seg = p.plan_ptr[entry]
         end = p.plan_ptr[entry + 1]
         n = 0
@@ -331,7 +376,7 @@ cdef int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0
                 parts[n_parts].n = take
                 if p.plan_bits[seg] >= 0:
                     parts[n_parts].words_per_row = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
-                    parts[n_parts].words = p.plan_words + p.plan_bits[seg] + (i0 % p.plan_rows) * parts[n_parts].words_per_row
+                    parts[n_parts].words = p.plan_words + p.plan_bits[seg] + ((i0 - p.first) % p.plan_rows) * parts[n_parts].words_per_row
                     parts[n_parts].first_bit = start - p.plan_start[seg]
                 else:
                     parts[n_parts].words = NULL
@@ -339,13 +384,13 @@ cdef int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0
                 n += take
                 start += take
                 if n == p.block_keys:
-                    if tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                    if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
                         return -1
                     n = 0
                     n_parts = 0
             seg += 1
         if n > 0:
-            if tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+            if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
                 return -1
         panel += 1
         i0 += nr
@@ -391,7 +436,8 @@ cdef int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_
                     lift = exp2(ref - sink)
                     total = total * lift
                     ref = sink
-                total = total + exp2(sink - ref)
+                if ref > -INFINITY:
+                    total = total + exp2(sink - ref)
             factor[i] = <real>(lift / total) if total != 0 else 0
             if i < m:
                 lse[i0 + i] = <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY
@@ -467,8 +513,8 @@ cdef int panel_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) 
     block = p.row_blocks - 1 - item % p.row_blocks
     h = item // p.row_blocks % p.heads
     b = item // p.row_blocks // p.heads
-    r0 = block * p.block_rows
-    r1 = r0 + p.block_rows if r0 + p.block_rows < p.lq else p.lq
+    r0 = p.first + block * p.block_rows
+    r1 = r0 + p.block_rows if r0 + p.block_rows < p.first + p.rows_here else p.first + p.rows_here
     if attend_block(p, b, h, r0, r1, split, False, w, parts) != 0:
         return -1
     if p.logits != NULL:
@@ -484,8 +530,8 @@ cdef int panel_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) 
 cdef int merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) noexcept nogil:
     """The splits of one block of rows into one result, in the order of the keys."""
     cdef Py_ssize_t block = p.row_blocks - 1 - item % p.row_blocks, h = item // p.row_blocks % p.heads, b = item // p.row_blocks // p.heads
-    cdef Py_ssize_t r0 = block * p.block_rows, split, panels
-    cdef Py_ssize_t r1 = r0 + p.block_rows if r0 + p.block_rows < p.lq else p.lq
+    cdef Py_ssize_t r0 = p.first + block * p.block_rows, split, panels
+    cdef Py_ssize_t r1 = r0 + p.block_rows if r0 + p.block_rows < p.first + p.rows_here else p.first + p.rows_here
     panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
     begin(p, b, h, r0, r1, w)
     for split in range(p.splits):
@@ -570,8 +616,7 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.q = <real *>take(arena, panels * p.d * nr, sizeof(real))
     w.o = <real *>take(arena, panels * p.dv * nr, sizeof(real))
     w.state = <real *>take(arena, panels * 4 * nr, sizeof(real))
-    if p.python == NULL:
-        w.s = <real *>take(arena, planes * keys * nr, sizeof(real))
+    w.s = <real *>take(arena, (panels if p.python != NULL else 1) * planes * (keys + VLEN) * nr, sizeof(real))
     w.t = <real *>take(arena, (planes if scored else 1) * (keys + VLEN) * nr if not few else max(keys * nr, 6 * FEW_KEYS), sizeof(real))
     w.rows = <real *>take(arena, MAX_TERMS * nr if not few else 6 * nr, sizeof(real))
     w.cols = <real *>take(arena, MAX_TERMS * (keys + VLEN) if scored else (few_size(p) if few else 0), sizeof(real))
@@ -615,7 +660,7 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
             arena.used = 0
             lay_out(p, few, &arena, w + i, parts + i)
             if p.python != NULL:
-                w[i].s = <real *>cnp.PyArray_DATA(pad)
+                w[i].wide = <real *>cnp.PyArray_DATA(pad)
         batch = <Py_ssize_t>(team * 2e9 / (cost + 1)) + team
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
@@ -666,17 +711,17 @@ cdef void offsets(cnp.ndarray x, int trailing, Py_ssize_t item, Py_ssize_t *at) 
 cdef void choose_blocks(Problem *p, bint few) noexcept:
     """Blocks and splits from the shape alone: so results don't depend on the number of threads."""
     cdef Py_ssize_t nr = 2 * VLEN, items
-    p.block_keys = BLOCK_KEYS
+    p.block_keys = BLOCK_KEYS if p.python == NULL else PYTHON_KEYS
     if p.lk < p.block_keys:
         p.block_keys = p.lk if p.lk > 0 else 1
     p.block_rows = BLOCK_ROWS
     items = p.batch * p.heads
     # eight tasks keep two to four threads busy to the end
-    while p.block_rows > 4 * nr and items * ((p.lq + p.block_rows - 1) // p.block_rows) < 8:
+    while p.python == NULL and p.block_rows > 4 * nr and items * ((p.rows_here + p.block_rows - 1) // p.block_rows) < 8:
         p.block_rows //= 2
-    if p.lq < p.block_rows:
-        p.block_rows = p.lq
-    p.row_blocks = (p.lq + p.block_rows - 1) // p.block_rows
+    if p.rows_here < p.block_rows:
+        p.block_rows = p.rows_here
+    p.row_blocks = (p.rows_here + p.block_rows - 1) // p.block_rows
     items = p.batch * (p.heads // p.group) if few else items * p.row_blocks
     p.splits = 1
     p.split_keys = p.lk
@@ -689,16 +734,21 @@ cdef void choose_blocks(Problem *p, bint few) noexcept:
         p.splits = (p.lk + p.split_keys - 1) // p.split_keys
 
 
-cdef int execute(Problem *p, int threads, object pad) except -1:
+cdef int execute(Problem *p, int threads, object score) except -1:
     cdef bint few
+    cdef object pad = None
     cdef Py_ssize_t items
     cdef double cost
     cdef int status
-    if p.batch * p.heads * p.lq == 0:
+    if p.batch * p.heads * p.rows_here == 0:
         return 0
     few = (p.group * p.lq <= FEW_LIMIT and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
            and p.planes == 1)
     choose_blocks(p, few)
+    if p.python != NULL:
+        pad = np.zeros((p.planes if p.planes > 0 else 1, (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN),
+                        (p.block_keys + VLEN - 1) // VLEN * VLEN), DTYPE)
+        score.pad = pad
     items = p.batch * (p.heads // p.group) if few else p.batch * p.heads * p.row_blocks
     cost = <double>p.block_rows * p.lk * (p.d + p.dv + 8) / p.splits
     if few:
@@ -762,6 +812,8 @@ cdef void set_shapes(Problem *p, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, Py
     p.plane_start[1] = p.d
     p.left = -1
     p.right = -1
+    p.first = 0
+    p.rows_here = p.lq
 
 
 cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
@@ -781,14 +833,14 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
 
     Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits, scale (Hq,),
     sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by strides of 0.
-    plan: (rows, blocks, batch stride, head stride, ptr, start, stop, bits, words) of ``ruvattn.planning``. score: an object with plane_starts, rows, cols,
-    params, vectors, forward (LowLevelCallable or None), and, without a forward, tile() and pad.
+    plan: a ``ruvattn.planning.Plan``, for its rows only. score: a ``ruvattn.scores.BoundScore``. Returns 0, or another number where the score's tile()
+    raised, which has kept the exception.
     """
     cdef Problem p
     cdef Py_ssize_t batch = leading(q, 3), i, nd = q.ndim
     cdef Py_ssize_t *tables
     cdef cnp.ndarray array
-    cdef object pad = None, capsule
+    cdef object capsule
     memset(&p, 0, sizeof(p))
     tables = <Py_ssize_t *>PyMem_RawMalloc((8 * batch + 1) * sizeof(Py_ssize_t))
     if tables == NULL:
@@ -824,12 +876,13 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
             p.keep_scale = <real>(1 / (1 - dropout))
             p.seed = seed
         if plan is not None:
-            p.plan_rows, p.plan_blocks, p.plan_batch, p.plan_head = plan[0], plan[1], plan[2], plan[3]
-            p.plan_ptr = table(plan[4])
-            p.plan_start = table(plan[5])
-            p.plan_stop = table(plan[6])
-            p.plan_bits = table(plan[7])
-            p.plan_words = <const unsigned int *>cnp.PyArray_DATA(plan[8])
+            p.first, p.rows_here = plan.first, plan.rows
+            p.plan_rows, p.plan_batch, p.plan_head = plan.block_rows, plan.batch_stride, plan.head_stride
+            p.plan_ptr = table(plan.ptr)
+            p.plan_start = table(plan.start)
+            p.plan_stop = table(plan.stop)
+            p.plan_bits = table(plan.bits)
+            p.plan_words = <const unsigned int *>cnp.PyArray_DATA(plan.words)
         if score is not None:
             p.planes = len(score.plane_starts) - 1
             for i in range(p.planes + 1):
@@ -851,10 +904,9 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
                 p.forward_data = PyCapsule_GetContext(capsule)
             else:
                 p.python = <void *>score
-                pad = score.pad
         if logits is not None:
             p.logits = <real *>cnp.PyArray_DATA(logits)
-        return execute(&p, threads, pad)
+        return execute(&p, threads, score)
     finally:
         PyMem_RawFree(tables)
 

@@ -42,7 +42,7 @@ cdef inline bint row_sees(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
     if p.bias != NULL and p.bias[p.bias_at[b] + h * p.bias_head + i * p.bias_row + j * p.bias_key] == <real>-INFINITY:
         return False
     if p.plan_ptr != NULL:
-        entry = b * p.plan_batch + h * p.plan_head + i // p.plan_rows
+        entry = b * p.plan_batch + h * p.plan_head + (i - p.first) // p.plan_rows
         found = False
         for seg in range(p.plan_ptr[entry], p.plan_ptr[entry + 1]):
             if p.plan_start[seg] <= j < p.plan_stop[seg]:
@@ -50,7 +50,7 @@ cdef inline bint row_sees(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
                 if p.plan_bits[seg] >= 0:
                     words = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
                     bit = j - p.plan_start[seg]
-                    found = (p.plan_words[p.plan_bits[seg] + (i % p.plan_rows) * words + (bit >> 5)] >> (bit & 31)) & 1
+                    found = (p.plan_words[p.plan_bits[seg] + ((i - p.first) % p.plan_rows) * words + (bit >> 5)] >> (bit & 31)) & 1
                 break
         return found
     return True

@@ -1,0 +1,119 @@
+"""Attention for NumPy on the CPU.
+
+    out = ruvattn.attention(q, k, v, causal=True)                             arrays in, arrays out
+    layer = ruvattn.create("multihead", embed_dim=64, num_heads=4)            objects, by the name of a variant
+
+Where things are:
+
+    functional.py    attention(), attention_weights(), attention_logits(), merge_states()
+    scores.py, patterns.py, aggregates.py     the three parts of attention: base classes, and what is built in
+    interfaces.py    the abstract classes of variants;  builtin/  the variants that are built in
+    registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
+    validation.py    every check on user input;  errors.py  what they raise
+    planning.py      from a pattern to what a kernel walks through
+    kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
+    reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite
+    cli/, demo.py    the command line
+
+Importing the package imports NumPy and what `attention` needs, nothing else: no plugin is looked for, and the other names are loaded when first
+used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .functional import attention, attention_logits, attention_weights, merge_states
+from .isa import load_kernels
+from .patterns import BoolMask, Causal, KeyLengths, Pattern, SparseMatrixMask, Window
+from .scores import Dot, Score, Tile
+from .aggregates import Aggregate, WeightedSum
+from .threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from .config import config_info, show_config
+    from .interfaces import (
+        Attention,
+        AttentionConfig,
+        Context,
+        GeometricAttention,
+        Gradients,
+        GraphAttention,
+        Manifold,
+        SparseAttention,
+        TrainableAttention,
+    )
+    from .registry import VariantInfo, create, variants
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "config_info": "config",
+    "show_config": "config",
+    "create": "registry",
+    "variants": "registry",
+    "VariantInfo": "registry",
+    "Attention": "interfaces",
+    "AttentionConfig": "interfaces",
+    "Context": "interfaces",
+    "GeometricAttention": "interfaces",
+    "Gradients": "interfaces",
+    "GraphAttention": "interfaces",
+    "Manifold": "interfaces",
+    "SparseAttention": "interfaces",
+    "TrainableAttention": "interfaces",
+}
+_LAZY_MODULES = ("builtin", "demo", "hookspecs", "plugins", "reference", "registry", "testing")
+
+__all__ = [
+    "Aggregate",
+    "Attention",
+    "AttentionConfig",
+    "BoolMask",
+    "Causal",
+    "Context",
+    "Dot",
+    "GeometricAttention",
+    "Gradients",
+    "GraphAttention",
+    "KeyLengths",
+    "Manifold",
+    "Pattern",
+    "Score",
+    "SparseAttention",
+    "SparseMatrixMask",
+    "Tile",
+    "TrainableAttention",
+    "VariantInfo",
+    "WeightedSum",
+    "Window",
+    "attention",
+    "attention_logits",
+    "attention_weights",
+    "config_info",
+    "create",
+    "errors",
+    "get_num_threads",
+    "load_kernels",
+    "merge_states",
+    "set_num_threads",
+    "show_config",
+    "variants",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    elif name in _LAZY_MODULES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LAZY_MODULES})

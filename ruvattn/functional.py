@@ -1,0 +1,601 @@
+"""Attention on arrays: validation above, kernels below, and between them the order of what happens to a logit.
+
+    attention ─┬─► attend_plain                     three well-formed arrays and nothing else: microseconds count
+               └─► read_call ─► BoundScore, plans ─► kernel.attend ─► Aggregate.finish
+
+    attention_logits, attention_weights             the same, dense: for looking and for ranking
+    merge_states                                    results over disjoint keys into one
+
+Order: score → softcap c·tanh(s/c) → bias → mask → softmax → dropout → aggregate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .aggregates import Aggregate, WeightedSum
+from .dropout import kept_weights
+from .errors import DimensionMismatchError, InvalidInputError
+from .isa import load_kernels
+from .planning import plans
+from .scores import BoundScore, Dot, Score, head_params
+from .threads import resolve_threads
+from .validation import Call, as_array, check_out, read_call
+
+__all__ = ["attention", "attention_logits", "attention_weights", "merge_states"]
+
+_kernels: dict[Any, Any] = {}
+
+
+def _kernel(dtype: np.dtype[Any]) -> Any:
+    """Return the kernels for a dtype; loaded when first needed."""
+    kernel = _kernels.get(dtype)
+    if kernel is None:
+        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.tile", dtype.name)
+    return kernel
+
+
+_PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    score: Any = "dot",
+    aggregate: Any = None,
+    mask: Any = None,
+    bias: Any = None,
+    causal: bool = False,
+    window: tuple[int, int] | None = None,
+    query_offset: Any = 0,
+    key_lengths: Any = None,
+    scale: Any = None,
+    softcap: float | None = None,
+    sinks: Any = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    return_lse: bool = False,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> Any:
+    """Attention of queries over keys and values.
+
+    ``out[i] = aggregate_j softmax_j(score(q[i], k[j]) + bias[i, j]) · v[j]`` over the keys j that row i may see (Vaswani et al., 2017; the
+    streaming softmax is Milakov and Gimelshein, 2018). No array of Lq × Lk is made.
+
+    Parameters
+    ----------
+    q : array, (..., Hq, Lq, D)
+        Queries. Arrays of two axes are one head. float32, float64, float16 or bfloat16 (ml_dtypes); the last two compute in float32.
+    k : array, (..., Hk, Lk, D)
+        Keys. Hk divides Hq; each key head serves Hq/Hk query heads and isn't copied.
+    v : array, (..., Hk, Lk, Dv)
+        Values. q, k and v share one dtype and their leading axes.
+    score : str or Score, default "dot"
+        What a logit is: a registered name, or an instance.
+    aggregate : str or Aggregate, optional
+        How values combine; the weighted sum when not given.
+    mask : array of bool, scipy.sparse array or Pattern, optional
+        True = attend; broadcast to (..., Hq, Lq, Lk). In a sparse array, (Lq, Lk) or (Hq, Lq, Lk), every stored entry attends.
+    bias : array, optional
+        Added to the logits; broadcast to (..., Hq, Lq, Lk). −inf masks. In the dtype of q or the compute dtype.
+    causal : bool, default False
+        Key j is seen from position j on.
+    window : (int, int), optional
+        position − left ≤ j ≤ position + right; −1 is unbounded.
+    query_offset : int, array of int or "end", default 0
+        Row i stands at position i + query_offset: one number, or one for each batch entry; "end" is the number of valid keys − Lq.
+    key_lengths : int or array of int, optional
+        How many keys are valid, for each batch entry. Masks, causal, window and key_lengths are ANDed.
+    scale : float or array of shape (Hq,), optional
+        The score's parameter ``scale``; 1/√D by default for "dot".
+    softcap : float, optional
+        c > 0: logits become c·tanh(s/c).
+    sinks : array, (Hq,), optional
+        A logit a head that joins the denominator only.
+    dropout : float, default 0
+        Share of the weights to drop, in [0, 1); the others are multiplied by 1/(1 − dropout).
+    seed : int, optional
+        Of the dropout, from 0 to 2⁶⁴ − 1; a random one when not given.
+    return_lse : bool, default False
+        Whether to return the log-sum-exp of each row too.
+    out : ndarray, optional
+        Where to write the result; may overlap no input.
+    threads : int, optional
+        How many threads to use at most; `ruvattn.get_num_threads` by default. Results are the same to the bit for any number.
+
+    Returns
+    -------
+    out : ndarray, (..., Hq, Lq, Dv)
+        In the dtype of q. A row that may attend to nothing is zero.
+    lse : ndarray, (..., Hq, Lq)
+        Only with ``return_lse``: natural log, compute dtype, sinks included; −inf for a row that may attend to nothing.
+
+    Raises
+    ------
+    DimensionMismatchError
+        If shapes don't fit.
+    InvalidInputError
+        If an argument has a value that makes no sense.
+    UnsupportedError
+        If a dtype is none of the four.
+    UnknownVariantError
+        If a score or aggregate isn't registered.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> rng = np.random.default_rng(0)
+    >>> q, k, v = rng.standard_normal((3, 8, 128, 64), dtype=np.float32)
+    >>> ruvattn.attention(q, k, v, causal=True).shape
+    (8, 128, 64)
+    """
+    if (
+        mask is None
+        and bias is None
+        and window is None
+        and key_lengths is None
+        and scale is None
+        and out is None
+        and sinks is None
+        and softcap is None
+        and aggregate is None
+        and type(q) is np.ndarray
+        and q.dtype in _PLAIN
+        and isinstance(score, str)
+        and score == "dot"
+        and isinstance(query_offset, int)
+        and query_offset == 0
+        and isinstance(dropout, float)
+        and dropout == 0.0
+        and seed is None
+        and (causal is True or causal is False)
+    ):
+        found = _kernel(q.dtype).attend_plain(q, k, v, causal, resolve_threads(threads), bool(return_lse))
+        if found is not None:
+            return found
+    call = read_call(
+        q, k, v, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths,
+        softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
+    )  # fmt: skip
+    team = resolve_threads(threads)
+    how = as_aggregate(aggregate)
+    inputs = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks}
+    plain = type(how) is WeightedSum
+    values = call.v if plain else _linear_values(how, call) if how.linear else call.v
+    shape = (*call.lead, call.heads, call.lq)
+    target = None
+    if out is not None and plain:
+        target = check_out(out, _outer(call, (*shape, values.shape[-1])), call.dtype, inputs)
+    lse = np.empty(shape, call.compute)
+    bound = bind_score(as_score(score), call, scale)
+    if how.linear:
+        direct = _writable_in_place(target, call)
+        acc = direct if direct is not None else _empty((*shape, values.shape[-1]), call.compute)
+        _run(call, values, bound, acc, lse, None, team)
+        result = acc if plain else _finish(how, acc, lse, call)
+    else:
+        direct = None
+        result = _reduce(how, call, bound, lse, team)
+    if target is None and out is not None:
+        target = check_out(out, _outer(call, result.shape), call.dtype, inputs)
+    if target is not None:
+        if direct is None:
+            target[...] = result[0] if call.single else result
+        result = target
+    else:
+        if result.dtype != call.dtype:
+            result = result.astype(call.dtype)
+        if call.single:
+            result = result[0]
+    if not return_lse:
+        return result
+    return result, (lse[0] if call.single else lse)
+
+
+def attention_logits(
+    q: Any,
+    k: Any,
+    *,
+    score: Any = "dot",
+    mask: Any = None,
+    bias: Any = None,
+    causal: bool = False,
+    window: tuple[int, int] | None = None,
+    query_offset: Any = 0,
+    key_lengths: Any = None,
+    scale: Any = None,
+    softcap: float | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Return the logits, dense: score, softcap and bias, −inf where masked. For looking, and for ranking.
+
+    Parameters
+    ----------
+    q : array, (..., Hq, Lq, D)
+        Queries.
+    k : array, (..., Hk, Lk, D)
+        Keys.
+    score, mask, bias, causal, window, query_offset, key_lengths, scale, softcap, threads : optional
+        As for `attention`.
+
+    Returns
+    -------
+    ndarray, (..., Hq, Lq, Lk)
+        In the dtype of q; (Lq, Lk) for arrays of two axes.
+
+    Raises
+    ------
+    AttentionError
+        As for `attention`.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> q = np.eye(2, dtype=np.float32)
+    >>> ruvattn.attention_logits(q, 3 * q, scale=1.0, causal=True)
+    array([[  3., -inf],
+           [  0.,   3.]], dtype=float32)
+    """
+    call = read_call(
+        q, k, None, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths, softcap=softcap,
+    )  # fmt: skip
+    logits = _logits(call, bind_score(as_score(score), call, scale), resolve_threads(threads))
+    if logits.dtype != call.compute:
+        # What is finite stays finite: −inf is for what is masked.
+        largest = np.finfo(call.compute).max
+        logits = np.where(np.isfinite(logits), np.clip(logits, -largest, largest), logits).astype(call.compute)
+    logits = logits.astype(call.dtype, copy=False)
+    return logits[0] if call.single else logits
+
+
+def attention_weights(
+    q: Any,
+    k: Any,
+    *,
+    score: Any = "dot",
+    mask: Any = None,
+    bias: Any = None,
+    causal: bool = False,
+    window: tuple[int, int] | None = None,
+    query_offset: Any = 0,
+    key_lengths: Any = None,
+    scale: Any = None,
+    softcap: float | None = None,
+    sinks: Any = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Return the weights, dense: the softmax of `attention_logits`, after dropout. For looking, and for ranking.
+
+    Parameters
+    ----------
+    q : array, (..., Hq, Lq, D)
+        Queries.
+    k : array, (..., Hk, Lk, D)
+        Keys.
+    score, mask, bias, causal, window, query_offset, key_lengths, scale, softcap, sinks, dropout, seed, threads : optional
+        As for `attention`.
+
+    Returns
+    -------
+    ndarray, (..., Hq, Lq, Lk)
+        In the dtype of q; (Lq, Lk) for arrays of two axes. Rows sum to 1, with a sink to less; a row that may attend to nothing is zero.
+
+    Raises
+    ------
+    AttentionError
+        As for `attention`.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> q = np.eye(2, dtype=np.float32)
+    >>> ruvattn.attention_weights(q, q, scale=0.0)
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
+    """
+    call = read_call(
+        q, k, None, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths,
+        softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
+    )  # fmt: skip
+    weights, _ = _weights(call, bind_score(as_score(score), call, scale), resolve_threads(threads), 0)
+    weights = weights.astype(call.dtype, copy=False)
+    return weights[0] if call.single else weights
+
+
+def merge_states(accs: Sequence[Any], lses: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Merge the results of attention over disjoint sets of keys into the result over all of them.
+
+    ``lse = log Σ exp(lse_s)`` and ``acc = Σ exp(lse_s − lse) · acc_s`` (Dao et al., 2023, "Flash-Decoding").
+
+    Parameters
+    ----------
+    accs : sequence of array, each (..., L, Dw)
+        Outputs of `attention`; of an aggregate, the weighted sums before its finish.
+    lses : sequence of array, each (..., L)
+        Their log-sum-exps. A sink must be in one of them only.
+
+    Returns
+    -------
+    acc : ndarray, (..., L, Dw)
+        In the dtype of `accs`.
+    lse : ndarray, (..., L)
+        In the dtype of `lses`; −inf where no part had a key.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is nothing to merge or a dtype doesn't fit.
+    DimensionMismatchError
+        If shapes don't fit.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 4, 8))
+    >>> parts = [ruvattn.attention(q, k[s], v[s], return_lse=True) for s in (slice(0, 1), slice(1, 4))]
+    >>> acc, lse = ruvattn.merge_states(*zip(*parts))
+    >>> bool(np.allclose(acc, ruvattn.attention(q, k, v)))
+    True
+    """
+    accs = [as_array(acc, f"accs[{i}]") for i, acc in enumerate(accs)]
+    lses = [as_array(lse, f"lses[{i}]") for i, lse in enumerate(lses)]
+    if not accs or len(accs) != len(lses):
+        raise InvalidInputError(f"accs and lses must hold the same number of parts, at least one, got {len(accs)} and {len(lses)}")
+    for i, (acc, lse) in enumerate(zip(accs, lses, strict=True)):
+        if acc.ndim < 1 or acc.shape != accs[0].shape:
+            raise DimensionMismatchError(f"accs[{i}] must have the shape of accs[0], {accs[0].shape}, got {acc.shape}")
+        if lse.shape != acc.shape[:-1]:
+            raise DimensionMismatchError(f"lses[{i}] must have the shape of accs[{i}] without its last axis, {acc.shape[:-1]}, got {lse.shape}")
+        if acc.dtype != accs[0].dtype or lse.dtype != lses[0].dtype:
+            raise InvalidInputError(f"parts must share their dtypes, got {acc.dtype} and {lse.dtype} in part {i}, {accs[0].dtype} and {lses[0].dtype} in part 0")
+    stacked = np.stack(lses).astype(np.float64)
+    top = stacked.max(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Where no part had a key, −inf − −inf would be NaN, and any finite reference gives 0.
+        reference = np.where(np.isneginf(top), 0.0, top)
+        shares = np.exp(stacked - reference)
+        total = shares.sum(0)
+        shares = np.where(total > 0, shares / total, np.where(np.isnan(total), np.nan, 0.0))
+        lse = np.log(total) + reference
+    acc = np.zeros(accs[0].shape, np.float64)
+    for share, part in zip(shares, accs, strict=True):
+        # A part without a key has no say, even if it holds NaN.
+        acc += np.where(share[..., None] == 0, 0.0, share[..., None] * np.asarray(part, np.float64))
+    return acc.astype(accs[0].dtype), lse.astype(lses[0].dtype)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------------
+
+
+def as_score(score: Any) -> Score:
+    """Return the score that a name or an instance means."""
+    if isinstance(score, Score):
+        return score
+    if isinstance(score, str):
+        if score == "dot":
+            return Dot()
+        from .registry import get_score
+
+        return get_score(score)
+    hint = f": pass {score.__name__}(…)" if isinstance(score, type) else ""
+    raise InvalidInputError(f"score must be a registered name or a Score, got {score!r}{hint}")
+
+
+def as_aggregate(aggregate: Any) -> Aggregate:
+    """Return the aggregate that a name, an instance or None means."""
+    if aggregate is None:
+        return WeightedSum()
+    if isinstance(aggregate, Aggregate):
+        return aggregate
+    if isinstance(aggregate, str):
+        from .registry import get_aggregate
+
+        return get_aggregate(aggregate)
+    hint = f": pass {aggregate.__name__}(…)" if isinstance(aggregate, type) else ""
+    raise InvalidInputError(f"aggregate must be a registered name or an Aggregate, got {aggregate!r}{hint}")
+
+
+def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundScore | None]:
+    """Return the scale that is folded into the queries, and the bound score; None for the dot product, which is the engine's own."""
+    params = head_params(score, call.heads, scale)
+    if type(score) is Dot:
+        value = params["scale"]
+        if value is None:
+            value = 1 / math.sqrt(call.q.shape[-1])
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, call.compute), (call.heads,))), None
+    return np.ones(call.heads, call.compute), BoundScore(score, call.q, call.k, call.row_positions(), params)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    call: Call,
+    v: np.ndarray,
+    bound: tuple[np.ndarray, BoundScore | None],
+    out: np.ndarray | None,
+    lse: np.ndarray | None,
+    logits: np.ndarray | None,
+    threads: int,
+) -> None:
+    """Run the kernel, for all rows at once or for those of one plan after another."""
+    kernel = _kernel(call.compute)
+    scale, score = bound
+    options = {
+        "causal": call.causal,
+        "left": call.window[0],
+        "right": call.window[1],
+        "position": call.position,
+        "key_length": call.key_length,
+        "mask": call.mask,
+        "bias": call.bias,
+        "softcap": call.softcap,
+        "sinks": call.sinks,
+        "dropout": call.dropout,
+        "seed": call.seed,
+        "score": score,
+        "logits": logits,
+        "threads": threads,
+    }
+    if call.pattern is None:
+        every = iter((None,))
+    else:
+        offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
+        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES) if call.batch else iter(())
+    for plan in every:
+        failed = kernel.attend(call.q, call.k, v, out, lse, scale, plan=plan, **options)
+        if failed:
+            assert score is not None and score.error is not None
+            error, score.error = score.error, None
+            raise error
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:  # a product beyond the address space
+        raise MemoryError(f"a result of shape {shape} cannot be allocated: {error}") from None
+
+
+def _outer(call: Call, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if call.single else shape
+
+
+def _writable_in_place(out: np.ndarray | None, call: Call) -> np.ndarray | None:
+    """Return the caller's array if the kernel can write it as it is."""
+    if out is None or out.dtype != call.compute or not out.dtype.isnative or not out.flags.aligned:
+        return None
+    if (out.strides[-1] != out.itemsize and out.shape[-1] > 1) or any(stride % out.itemsize for stride in out.strides):
+        return None
+    return out[None] if call.single else out
+
+
+def _linear_values(how: Aggregate, call: Call) -> np.ndarray:
+    name = f"{type(how).__name__}.values"
+    values = how.values(call.v)
+    if not isinstance(values, np.ndarray) or values.shape[:-1] != call.v.shape[:-1] or values.shape[-1] == 0:
+        raise DimensionMismatchError(f"{name} must return an array of shape {call.v.shape[:-1]} + (width,), got {getattr(values, 'shape', type(values))}")
+    from .validation import clean
+
+    return clean(values, call.compute)
+
+
+def _finish(how: Aggregate, acc: np.ndarray, lse: np.ndarray, call: Call) -> np.ndarray:
+    """Let an aggregate finish the rows that attend to something; the others are zeros."""
+    empty = _empty_rows(call, acc, lse)
+    flat = acc.reshape(-1, acc.shape[-1])
+    kept = flat[~empty] if empty.any() else flat
+    finished = np.asarray(how.finish(kept))
+    if finished.ndim != 2 or finished.shape[0] != kept.shape[0]:
+        raise DimensionMismatchError(f"{type(how).__name__}.finish must return an array of shape ({kept.shape[0]}, width), got {finished.shape}")
+    result = np.zeros((flat.shape[0], finished.shape[-1]), call.compute)
+    result[~empty] = finished
+    return result.reshape(*acc.shape[:-1], finished.shape[-1])
+
+
+def _empty_rows(call: Call, acc: np.ndarray, lse: np.ndarray) -> np.ndarray:
+    """Return which rows had no key: their lse is −inf, or that of the sink alone and nothing was summed."""
+    bare = np.full(call.heads, -np.inf, call.compute) if call.sinks is None else call.sinks
+    only_sink = (lse == bare[:, None]).reshape(-1)
+    return only_sink & ~acc.reshape(-1, acc.shape[-1]).any(-1)
+
+
+def _logits(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: int) -> np.ndarray:
+    """Return the logits in the compute dtype, or in a wider one where dot products could overflow."""
+    if bound[1] is None and _may_overflow(call, bound[0]):
+        from . import reference
+
+        position = 0 if call.position is None else call.position.reshape(call.lead)
+        return reference.attention_logits(
+            call.q, call.k, mask=call.mask if call.pattern is None else call.pattern, bias=call.bias, causal=call.causal, window=call.window,
+            query_offset=position, key_lengths=None if call.key_length is None else call.key_length.reshape(call.lead), scale=bound[0],
+            softcap=call.softcap or None, precision=np.float64 if call.compute == np.float32 else np.longdouble,
+        )  # fmt: skip
+    logits = _empty((*call.lead, call.heads, call.lq, call.lk), call.compute)
+    logits.fill(-np.inf)
+    _run(call, call.v, bound, None, None, logits, threads)
+    return logits
+
+
+def _may_overflow(call: Call, scale: np.ndarray) -> bool:
+    """Tell whether finite queries and keys are so large that their products may not be finite."""
+    if not call.q.size or not call.k.size:
+        return False
+    with np.errstate(all="ignore"):
+        largest = np.float64(np.abs(call.q).max()) * np.float64(np.abs(call.k).max())
+        limit = np.float64(np.finfo(call.compute).max) / (4 * call.q.shape[-1] * max(1.0, float(np.abs(scale).max())))
+    # NaN and infinity are not finite input: they go the usual way.
+    return bool(np.isfinite(call.q).all() and np.isfinite(call.k).all() and not largest < limit)
+
+
+def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of all rows of the call and their lse; ``first`` is the index of its first row, for the dropout."""
+    logits = _logits(call, bound, threads)
+    sinks = None if call.sinks is None else call.sinks[:, None]
+    if call.lk:
+        top = logits.max(-1)
+    else:
+        top = np.full(logits.shape[:-1], -np.inf, logits.dtype)
+    if sinks is not None:
+        top = np.maximum(top, sinks)
+    with np.errstate(all="ignore"):
+        reference = np.where(np.isneginf(top), 0, top).astype(logits.dtype)
+        masked = np.isneginf(logits)
+        logits -= reference[..., None]
+        weights = np.exp(logits, out=logits)
+        # What is masked stays 0 even beside NaN.
+        weights[masked] = 0
+        total = weights.sum(-1, dtype=np.promote_types(weights.dtype, np.float64))
+        if sinks is not None:
+            total = total + np.exp(np.asarray(sinks, np.float64) - reference)
+        lse = np.log(total) + reference
+        np.divide(weights, total[..., None], out=weights, where=(total != 0)[..., None], casting="unsafe")
+        weights, lse = weights.astype(call.compute, copy=False), lse.astype(call.compute)
+    if call.dropout:
+        rows = np.arange(first, first + call.lq)
+        flat = weights.reshape(call.batch, call.heads, call.lq, call.lk)
+        for b in range(call.batch):
+            for h in range(call.heads):
+                flat[b, h] *= kept_weights(call.dropout, call.seed, b, h, rows, call.lk)
+        weights *= call.compute.type(1 / (1 - call.dropout))
+    return weights, lse
+
+
+REDUCED = 1 << 22
+"""Weights that a nonlinear aggregate is given at once."""
+
+
+def _reduce(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore | None], lse: np.ndarray, threads: int) -> np.ndarray:
+    """Give a nonlinear aggregate the weights of whole rows, as many rows at once as memory allows."""
+    step = max(1, REDUCED // max(1, call.lk * call.heads * call.batch))
+    group = call.heads // call.k.shape[-3]
+    v = call.v.reshape(call.batch, *call.v.shape[-3:])
+    result = None
+    for first in range(0, call.lq, step):
+        part = call.rows(first, min(first + step, call.lq))
+        again = bound if bound[1] is None else (bound[0], bound[1].for_rows(part))
+        weights, lse[..., first : first + step] = _weights(part, again, threads, first)
+        weights = weights.reshape(call.batch, call.heads, part.lq, call.lk)
+        for b in range(call.batch):
+            for h in range(call.heads):
+                some = weights[b, h].any(-1)
+                rows = np.asarray(how.reduce(weights[b, h][some], v[b, h // group])) if some.any() else None
+                if rows is None:
+                    continue
+                if rows.ndim != 2 or rows.shape[0] != some.sum():
+                    raise DimensionMismatchError(f"{type(how).__name__}.reduce must return an array of shape ({some.sum()}, width), got {rows.shape}")
+                if result is None:
+                    result = np.zeros((call.batch, call.heads, call.lq, rows.shape[-1]), call.compute)
+                result[b, h, first : first + step][some] = rows
+    if result is None:  # nothing attends to anything: the width of the values is the best guess
+        result = np.zeros((call.batch, call.heads, call.lq, call.v.shape[-1]), call.compute)
+    return result.reshape(*call.lead, *result.shape[1:])

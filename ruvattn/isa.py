@@ -1,0 +1,103 @@
+"""Which build of the kernels runs: the best that this processor can execute, or the one that RUVATTN_ISA names.
+
+    load_kernels("ruvattn.kernels.tile", "float32") ─► ruvattn.kernels.tile_v3_float32
+
+Modules are imported when first asked for. An instruction set that the processor lacks is refused here, so that none of its instructions is ever
+reached.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+
+from .errors import InvalidInputError, UnsupportedError
+
+__all__ = ["ISAS", "ISA_VARIABLE", "active_isa", "load_kernels", "supported_isas"]
+
+ISAS = ("v3", "baseline", "scalar")
+"""The instruction sets that there are builds for, best first: AVX2 with FMA; what every x86-64 or aarch64 has; no vectors."""
+
+ISA_VARIABLE = "RUVATTN_ISA"
+"""The environment variable that forces one of `ISAS`."""
+
+
+@lru_cache(maxsize=1)
+def supported_isas() -> tuple[str, ...]:
+    """Return the instruction sets that were built and that this processor can execute, best first.
+
+    Returns
+    -------
+    tuple of str
+        At least ``"scalar"``.
+    """
+    from .kernels import cpu
+
+    return tuple(isa for isa in ISAS if cpu.supports(isa) and _is_built("ruvattn.kernels.tile", isa))
+
+
+@lru_cache(maxsize=1)
+def active_isa() -> str:
+    """Return the instruction set in use; fixed for the process when first asked for.
+
+    Returns
+    -------
+    str
+        The first of `supported_isas`, or what ``RUVATTN_ISA`` says.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``RUVATTN_ISA`` names one that is unknown, was not built, or that this processor lacks.
+    """
+    supported = supported_isas()
+    forced = os.environ.get(ISA_VARIABLE, "").strip().lower()
+    if not forced:
+        if not supported:
+            raise UnsupportedError("no compiled kernels are installed with ruvattn: install it from a wheel, or with a C compiler from source")
+        return supported[0]
+    if forced not in supported:
+        raise UnsupportedError(f"{ISA_VARIABLE}={forced!r} is not available on this machine: use one of {', '.join(supported)}, or unset it")
+    return forced
+
+
+def load_kernels(name: str, dtype: str | None = None) -> ModuleType:
+    """Import a compiled module in the build for the active instruction set.
+
+    Parameters
+    ----------
+    name : str
+        The name that was given to `ruvattn.build.extensions`, such as ``"ruvattn_x._score"``.
+    dtype : {"float32", "float64"}, optional
+        Needed for modules that were built with ``per_dtype=True``.
+
+    Returns
+    -------
+    module
+        Built for `active_isa`, or for the next simpler instruction set that was built.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such module in any build.
+    """
+    active = active_isa()
+    suffix = "" if dtype is None else f"_{dtype}"
+    for isa in ISAS[ISAS.index(active) :]:
+        full = f"{name}_{isa}{suffix}"
+        try:
+            return import_module(full)
+        except ModuleNotFoundError as error:
+            if error.name != full:
+                raise
+    raise InvalidInputError(
+        f"name must be a compiled module built by ruvattn.build.extensions, and there is no {name}_{active}{suffix}: build and install its package"
+    )
+
+
+def _is_built(name: str, isa: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(f"{name}_{isa}_float32") is not None

@@ -1,0 +1,395 @@
+"""Scores: one number for each (query, key), made tile by tile from dot products and from one or two numbers a row.
+
+    Score ── splits, vectors, params ──►  what the engine brings to a tile
+          ── row_terms, col_terms ─────►  computed once a call, before the tiles
+          ── logits, or kernels ───────►  the tile itself: NumPy, or compiled with the same meaning
+          ── …_vjp ────────────────────►  the same backwards
+
+`Dot` is built in and is the engine's own: its scale is folded into the queries, and no function is called on its tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
+
+__all__ = ["Dot", "Score", "Tile"]
+
+MAX_PLANES = 16
+MAX_TERMS = 4
+
+
+@dataclass
+class Tile:
+    """What a score sees of m queries and n keys of one head.
+
+    Attributes
+    ----------
+    dots : ndarray, (C, m, n)
+        One plane of dot products for each range of columns in ``Score.splits``. A score may overwrite it.
+    rows : tuple of ndarray, each (m, 1)
+        The row terms of these queries.
+    cols : tuple of ndarray, each (1, n)
+        The column terms of these keys.
+    params : dict of str to ndarray or scalar
+        This head's slice of the parameters.
+    q, k : ndarray, (m, D) and (n, D), or None
+        The queries and keys themselves, where ``Score.vectors`` asks for them.
+    """
+
+    dots: np.ndarray
+    rows: tuple[np.ndarray, ...] = ()
+    cols: tuple[np.ndarray, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+    q: np.ndarray | None = None
+    k: np.ndarray | None = None
+
+
+class Score:
+    """Base class of scores.
+
+    A subclass gives `logits` and whatever the tile needs for it. That is enough to be streamed: no array of Lq × Lk is made and no compiler is
+    needed. With `kernels` the same runs compiled, inside the parallel loops; with the ``_vjp`` methods it is trainable.
+
+    Attributes
+    ----------
+    splits : tuple of int or None
+        None: one plane of dots over all D columns. ``(16, 16, 32)``: a plane for each of these ranges of columns, which have to add up to D.
+        ``()``: no dots.
+    vectors : bool
+        True: the tile carries the queries and keys themselves.
+    params : dict of str to float or ndarray
+        Name to a scalar, or to an array whose first axis is Hq. A tile gets its head's slice. The parameter ``scale`` is what the argument
+        ``scale=`` of `ruvattn.attention` sets.
+    kernels : dict of str to tuple
+        Dtype name (``"float32"``, ``"float64"``) to a pair of ``scipy.LowLevelCallable``: forward and vjp, of which the second may be None.
+        A dtype that is missing is computed by `logits`. float16 and bfloat16 compute in float32 and use its form.
+    """
+
+    splits: tuple[int, ...] | None = None
+    vectors: bool = False
+    params: ClassVar[dict[str, Any]] = {}
+    kernels: ClassVar[dict[str, tuple[Any, Any]]] = {}
+
+    def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what a tile needs to know of each query.
+
+        Parameters
+        ----------
+        q : ndarray, (..., Hq, Lq, D)
+            The queries in the compute dtype; not to be written.
+        pos : ndarray of int64
+            Their positions, broadcastable to (..., Hq, Lq).
+
+        Returns
+        -------
+        tuple of ndarray
+            At most four arrays that broadcast to (..., Hq, Lq).
+        """
+        return ()
+
+    def col_terms(self, k: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what a tile needs to know of each key.
+
+        Parameters
+        ----------
+        k : ndarray, (..., Hk, Lk, D)
+            The keys in the compute dtype; not to be written.
+        pos : ndarray of int64
+            Their positions, (Lk,).
+
+        Returns
+        -------
+        tuple of ndarray
+            At most four arrays that broadcast to (..., Hk, Lk), or to (..., Hq, Lk) where a parameter of a head enters.
+        """
+        return ()
+
+    def row_terms_vjp(self, q: np.ndarray, pos: np.ndarray, dterms: tuple[np.ndarray, ...]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the gradient of the queries and of the parameters, given that of the row terms.
+
+        Parameters
+        ----------
+        q, pos : ndarray
+            As for `row_terms`.
+        dterms : tuple of ndarray
+            The gradient of each term, in its shape.
+
+        Returns
+        -------
+        dq : ndarray
+            In the shape of `q`.
+        dparams : dict of str to ndarray
+            Only what enters the row terms.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no row_terms_vjp, so it has no gradient: write one, or use a score that has it")
+
+    def col_terms_vjp(self, k: np.ndarray, pos: np.ndarray, dterms: tuple[np.ndarray, ...]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the gradient of the keys and of the parameters, given that of the column terms.
+
+        Parameters
+        ----------
+        k, pos : ndarray
+            As for `col_terms`.
+        dterms : tuple of ndarray
+            The gradient of each term, in its shape.
+
+        Returns
+        -------
+        dk : ndarray
+            In the shape of `k`.
+        dparams : dict of str to ndarray
+            Only what enters the column terms.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no col_terms_vjp, so it has no gradient: write one, or use a score that has it")
+
+    def logits(self, t: Tile) -> np.ndarray:
+        """Return the logits of a tile.
+
+        Parameters
+        ----------
+        t : Tile
+            m queries and n keys of one head.
+
+        Returns
+        -------
+        ndarray, (m, n)
+            May be ``t.dots[0]``, overwritten.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no logits(tile) in NumPy: a score needs at least that")
+
+    def logits_vjp(self, t: Tile, dlogits: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the gradients of what a tile holds, given that of its logits.
+
+        Parameters
+        ----------
+        t : Tile
+            As for `logits`, with the dots as they were.
+        dlogits : ndarray, (m, n)
+            The gradient of the logits.
+
+        Returns
+        -------
+        ddots : ndarray, (C, m, n)
+            Gradient of the dots.
+        drows : tuple of ndarray, each (m, 1)
+            Gradient of the row terms.
+        dcols : tuple of ndarray, each (1, n)
+            Gradient of the column terms.
+        dparams : dict of str to ndarray
+            Gradient of this head's parameters.
+        dq, dk : ndarray, (m, D) and (n, D)
+            Only where `vectors` is set.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no logits_vjp, so it has no gradient: write one, or use a score that has it")
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        return f"{type(self).__name__}({values})"
+
+
+class Dot(Score):
+    """The scaled dot product, scale · q·k (Vaswani et al., 2017, "Attention Is All You Need", eq. 1).
+
+    Parameters
+    ----------
+    scale : float or array of shape (Hq,), optional
+        1/√D when not given.
+
+    Raises
+    ------
+    InvalidInputError
+        If a scale is not a finite number.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> q, k = np.ones((1, 4), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
+    >>> ruvattn.attention_logits(q, k, score=ruvattn.Dot())
+    array([[2., 2.]], dtype=float32)
+    """
+
+    def __init__(self, scale: Any = None) -> None:
+        if scale is not None:
+            values = np.asarray(scale)
+            if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
+                raise InvalidInputError(f"scale must be a finite number, or one for each head, got {scale!r}")
+        self.params: dict[str, Any] = {"scale": scale}  # type: ignore[misc]
+
+    def logits(self, t: Tile) -> np.ndarray:
+        """Return scale · dots."""
+        scale = t.params["scale"]
+        if scale is None:
+            raise InvalidInputError("Dot on a tile of its own needs a scale: the default, 1/√D, is known to a call only")
+        return t.dots[0] * scale
+
+    def logits_vjp(self, t: Tile, dlogits: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the gradients of the dots and of the scale."""
+        scale = t.params["scale"]
+        return (dlogits * scale)[None], (), (), {"scale": np.sum(dlogits * t.dots[0])}  # type: ignore[return-value]
+
+
+# --- a score made ready for one call ----------------------------------------------------------------------------------------------
+
+
+def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
+    """Return a score's parameters with ``scale`` put in, each checked to be a scalar or to have Hq as its first axis."""
+    params = dict(score.params)
+    if scale is not None:
+        if "scale" not in params:
+            names = ", ".join(params) or "none"
+            raise InvalidInputError(f"scale is no parameter of {type(score).__name__}, whose parameters are: {names}; set those on the score itself")
+        params["scale"] = scale
+    for name, value in params.items():
+        if value is None:
+            continue
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu":
+            raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}")
+        if not np.all(np.isfinite(array)):
+            raise InvalidInputError(f"{name} must be finite, got {value!r}")
+        if array.ndim and array.shape[0] != heads:
+            raise DimensionMismatchError(f"{name} must be a scalar or have one entry for each of the {heads} query heads, got shape {array.shape}")
+    return params
+
+
+class BoundScore:
+    """A score together with the queries, keys and parameters of one call, as the kernels take it."""
+
+    def __init__(self, score: Score, q: np.ndarray, k: np.ndarray, row_pos: np.ndarray, params: dict[str, Any]) -> None:
+        # The instance of the caller is not touched: parameters that the call sets go to a shallow copy.
+        if any(params[name] is not score.params.get(name) for name in params):
+            import copy
+
+            score = copy.copy(score)
+            score.params = params  # type: ignore[misc]
+        name = type(score).__name__
+        heads, width = q.shape[-3], q.shape[-1]
+        self.score = score
+        self.dtype = q.dtype
+        self.plane_starts = self._planes(score, width)
+        self.vectors = bool(score.vectors)
+        self._q, self._k = q, k
+        self._group = heads // k.shape[-3]
+        self._params = [{n: _of_head(value, h, self.dtype) for n, value in params.items()} for h in range(heads)]
+        flat = [np.concatenate([np.ravel(value) for value in of.values()]) if of else np.zeros(0) for of in self._params]
+        self.params = np.ascontiguousarray(flat, self.dtype).reshape(heads, -1)
+        with np.errstate(all="ignore"):  # of rows that nothing attends to, too: what matters shows in the result
+            rows = score.row_terms(q, row_pos)
+            cols = score.col_terms(k, np.arange(k.shape[-2], dtype=np.int64))
+        lead = q.shape[:-3]
+        self.rows = self._terms(rows, f"{name}.row_terms", lead, (heads,), q.shape[-2])
+        self.cols = self._terms(cols, f"{name}.col_terms", lead, (k.shape[-3], heads), k.shape[-2])
+        forms = score.kernels.get(self.dtype.name)
+        self.forward = check_form(forms[0], f"{name}.kernels[{self.dtype.name!r}]", self.dtype, FORWARD_SIGNATURE) if forms else None
+        self.error: BaseException | None = None
+        self.pad: np.ndarray | None = None
+
+    def for_rows(self, call: Any) -> BoundScore:
+        """Return the same for some rows of the call only."""
+        return BoundScore(self.score, call.q, call.k, call.row_positions(), self.score.params)
+
+    @staticmethod
+    def _planes(score: Score, width: int) -> tuple[int, ...]:
+        if score.splits is None:
+            return (0, width)
+        splits = tuple(score.splits)
+        if len(splits) > MAX_PLANES or any(not isinstance(n, int) or n < 1 for n in splits):
+            raise InvalidInputError(f"splits of {type(score).__name__} must be at most {MAX_PLANES} positive ints, got {splits!r}")
+        if splits and sum(splits) != width:
+            raise DimensionMismatchError(f"splits of {type(score).__name__} are {splits}, which add up to {sum(splits)}, and q has width {width}")
+        return (0, *np.cumsum(splits, dtype=int).tolist())
+
+    def _terms(self, terms: Any, what: str, lead: tuple[int, ...], heads: tuple[int, ...], length: int) -> list[np.ndarray]:
+        if not isinstance(terms, tuple) or len(terms) > MAX_TERMS:
+            raise InvalidInputError(f"{what} must return a tuple of at most {MAX_TERMS} arrays, got {_what(terms)}")
+        found = []
+        for term in terms:
+            array = np.asarray(term)
+            wanted = [h for h in heads if _fits(array.shape, (*lead, h, length))]
+            if not wanted:
+                shapes = " or ".join(str((*lead, h, length)) for h in dict.fromkeys(heads))
+                raise DimensionMismatchError(f"{what} must return arrays that broadcast to {shapes}, got shape {array.shape}")
+            found.append(np.ascontiguousarray(np.broadcast_to(array, (*lead, wanted[0], length)), self.dtype))
+        return found
+
+    def tile(self, batch: int, head: int, first: int, m: int, spans: list[tuple[int, int]], n: int) -> None:
+        """Turn the dots in ``pad`` into logits, in place; called by the engine for each tile of a score that isn't compiled."""
+        assert self.pad is not None
+        planes = len(self.plane_starts) - 1
+        dots = self.pad[: planes or 1, :m, :n]
+        index = np.unravel_index(batch, self._q.shape[:-3]) if self._q.ndim > 3 else ()
+        keys = slice(spans[0][0], spans[0][0] + n) if len(spans) == 1 else np.concatenate([np.arange(at, at + count) for at, count in spans])
+        rows = tuple(term[index][head, first : first + m, None] for term in self.rows)
+        cols = tuple(term[index][head * term.shape[-2] // len(self._params), keys][None, :] for term in self.cols)
+        q = k = None
+        if self.vectors:
+            q = self._q[index][head, first : first + m]
+            k = self._k[index][head // self._group, keys]
+        logits = self.score.logits(Tile(dots[:planes], rows, cols, self._params[head], q, k))
+        if not isinstance(logits, np.ndarray) or logits.shape != (m, n):
+            raise DimensionMismatchError(f"{type(self.score).__name__}.logits must return an array of shape {(m, n)}, got {_what(logits)}")
+        if logits.dtype.kind not in "fiu":
+            raise InvalidInputError(f"{type(self.score).__name__}.logits must return real numbers, got {logits.dtype}")
+        if logits is not dots[0]:
+            dots[0] = logits
+
+
+def _of_head(value: Any, head: int, dtype: np.dtype[Any]) -> Any:
+    array = np.asarray(value, dtype)
+    return array[head] if array.ndim else dtype.type(array)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) <= len(wanted) and all(a in (1, b) for a, b in zip(shape[::-1], wanted[::-1], strict=False))
+
+
+def _what(found: Any) -> str:
+    if isinstance(found, tuple):
+        return f"a tuple of {len(found)}"
+    return f"shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+
+
+# --- signatures of compiled forms -------------------------------------------------------------------------------------------------
+
+FORWARD_SIGNATURE = "T* Z Z Z T* T* T* T* T* Z void*"
+VJP_SIGNATURE = "T* T* Z Z Z T* T* T* T* T* Z T* T* T* T* T* void*"
+_SIZES = {"Py_ssize_t", "ssize_t", "long", "longlong", "ptrdiff_t", "intptr_t", "int64", "int64_t", "npy_intp"}
+
+
+def check_form(form: Any, what: str, dtype: np.dtype[Any], signature: str) -> Any:
+    """Return a compiled form, having seen that it is a LowLevelCallable of that signature."""
+    kind = type(form)
+    if (kind.__module__.split(".")[0], kind.__name__) != ("scipy", "LowLevelCallable"):
+        raise InvalidInputError(f"{what} must be a pair of scipy.LowLevelCallable, got {kind.__name__}: see LowLevelCallable.from_cython")
+    real = {"float32": "float", "float64": "double"}[dtype.name]
+    given = form.signature
+    wanted = f"void ({_spell(signature, real)})"
+    if _normal(given) != _normal(wanted):
+        raise InvalidInputError(f"{what} has the signature {given!r}, and the engine calls {wanted!r}")
+    return form
+
+
+def _spell(signature: str, real: str) -> str:
+    names = {"T*": f"{real} *", "Z": "Py_ssize_t", "void*": "void *"}
+    return ", ".join(names[word] for word in signature.split())
+
+
+def _normal(signature: str) -> tuple[str, ...]:
+    """A signature as a tuple of types: const dropped, every pointer-sized signed integer read as Py_ssize_t."""
+    result, _, arguments = signature.partition("(")
+    types = []
+    for argument in (result, *arguments.rstrip(" )").split(",")):
+        words = argument.replace("*", " * ").split()
+        words = [word for word in words if word not in ("const", "struct", "signed", "restrict", "__restrict")]
+        if words and words[0] in ("long", "int") and all(word in ("long", "int") for word in words):
+            words = ["Py_ssize_t"] if "long" in words else words
+        stars = words.count("*")
+        # a parameter's name, if there is one, stands last: the type is the first word
+        kind = words[0] if words else ""
+        types.append(("Py_ssize_t" if kind in _SIZES else kind) + "*" * stars)
+    return tuple(types)

@@ -1,0 +1,135 @@
+"""How many threads a call may use, and what happens to them at a fork.
+
+The number is that of the call (``threads=``), else of `set_num_threads`, else of OMP_NUM_THREADS, else of the physical cores that this process
+may run on. Small calls use one thread whatever the number. No thread is started before a call that is worth it.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from typing import Any
+
+from .errors import InvalidInputError
+
+__all__ = ["MAX_THREADS", "get_num_threads", "set_num_threads"]
+
+MAX_THREADS = 4096
+"""More threads than this are refused: they would be a mistake."""
+
+_chosen: int | None = None
+_default: int | None = None
+_serial_child = False
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads calls of this process may use from now on.
+
+    Parameters
+    ----------
+    threads : int
+        From 1 to 4096.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no such number.
+
+    Examples
+    --------
+    >>> import ruvattn
+    >>> before = ruvattn.get_num_threads()
+    >>> ruvattn.set_num_threads(1)
+    >>> ruvattn.get_num_threads()
+    1
+    >>> ruvattn.set_num_threads(before)
+    """
+    global _chosen
+    _chosen = check_threads(threads)
+
+
+def get_num_threads() -> int:
+    """Return how many threads calls of this process may use.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    global _default
+    if _serial_child:
+        return 1
+    if _chosen is not None:
+        return _chosen
+    if _default is None:
+        _default = _from_environment() or _physical_cores()
+    return _default
+
+
+def resolve_threads(threads: Any) -> int:
+    """Return the number of threads for a call that was given ``threads``."""
+    if threads is None:
+        return get_num_threads()
+    checked = check_threads(threads)
+    return 1 if _serial_child else checked
+
+
+def check_threads(threads: Any) -> int:
+    """Return a number of threads, or raise the error that explains what it should be."""
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        number = 0
+    if isinstance(threads, bool) or not 1 <= number <= MAX_THREADS:
+        raise InvalidInputError(f"threads must be an int from 1 to {MAX_THREADS}, got {threads!r}")
+    return number
+
+
+def _from_environment() -> int | None:
+    # OpenMP allows a list, one number for each level of nesting; what is malformed is ignored, as OpenMP does.
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(int(first), MAX_THREADS) if first.isdecimal() and int(first) > 0 else None
+
+
+def _physical_cores() -> int:
+    """Count the cores that this process may run on, hardware threads of one core once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        topology = f"/sys/devices/system/cpu/cpu{cpu}/topology/"
+        try:
+            with open(topology + "physical_package_id") as package, open(topology + "core_id") as core:
+                cores.add((package.read(), core.read()))
+        except OSError:
+            return len(allowed)
+    return max(len(cores), 1)
+
+
+# --- fork -----------------------------------------------------------------------------------------------------------------------
+# libgomp's idle threads do not survive a fork, and a child that waits for them hangs. Ending them beforehand is enough; where that is
+# impossible the child computes on its one thread.
+
+_can_pause = True
+
+
+def _before_fork() -> None:
+    global _can_pause
+    _can_pause = True
+    # Only what is loaded can have started threads; the modules share one OpenMP runtime.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ruvattn.kernels.tile_"):
+            _can_pause = bool(module.pause())
+            return
+
+
+def _after_fork_in_child() -> None:
+    global _serial_child
+    _serial_child = not _can_pause
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
