@@ -31,10 +31,12 @@ def supported_isas() -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        At least ``"scalar"``.
+        At least ``"scalar"``; empty if no kernels are installed.
     """
-    from .kernels import cpu
-
+    try:
+        cpu = import_module("ruvattn.kernels.cpu")
+    except ModuleNotFoundError:  # not built
+        return ()
     return tuple(isa for isa in ISAS if cpu.supports(isa) and _is_built("ruvattn.kernels.tile", isa))
 
 

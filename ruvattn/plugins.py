@@ -204,7 +204,7 @@ def _find_plugins() -> tuple[list[tuple[Origin, EntryPoint]], list[PluginStatus]
                 seen.add(_canonical(name))
                 # The first one on the path is the one that is installed; a later one is shadowed.
                 distribution = metadata.distribution(name)
-                origin = Origin(name, distribution.version, "?")
+                origin = Origin(name, distribution.version or "(unknown version)", "?")
             entry_points = dict.fromkeys(distribution.entry_points.select(group=GROUP))
         except Exception as error:
             statuses.append(_failed(origin, error))

@@ -105,8 +105,9 @@ def measure(
     """
     import numpy as np
 
-    from .. import __version__, config_info, create, variants
+    from .. import __version__, create, variants
     from ..demo import plain_options
+    from ..isa import active_isa
     from .console import progress
 
     _check_memory(4 * dim * (2 * num_keys + 2 * num_queries))
@@ -126,7 +127,6 @@ def measure(
             variant(queries, keys, values)
             times.append(perf_counter() - started)
             step()
-        isa = config_info()["isa"]
     seconds = median(times)
     return {
         "ruvattn": __version__,
@@ -139,7 +139,7 @@ def measure(
         "dtype": "float32",
         "iterations": iterations,
         "threads": team,
-        "isa": isa,
+        "isa": active_isa(),
         "seconds": seconds,
         "seconds_min": min(times),
         "seconds_max": max(times),
