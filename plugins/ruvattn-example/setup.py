@@ -1,8 +1,16 @@
 """Build the compiled score once for each instruction set, with the flags of the core."""
 
+import site
+import sysconfig
+
 from setuptools import setup
 
-from ruvattn.build import build_ext, extensions
+try:
+    from ruvattn.build import build_ext, extensions
+except ModuleNotFoundError:
+    # pip builds in an environment of its own. The core to build for is in the one that pip installs into: look there too.
+    site.addsitedir(sysconfig.get_path("platlib"))
+    from ruvattn.build import build_ext, extensions
 
 setup(
     ext_modules=extensions("ruvattn_example._rbf", ["src/ruvattn_example/_rbf.pyx"]),

@@ -1,0 +1,104 @@
+# All the set-up there is: `make demo` and `make test` make .venv, install into it, build and run.
+#
+#   .venv         this checkout, editable, its plugins too      demo, test, lint, bench
+#   .venv-all     the wheels of dist/, beside the reference libraries      test-all
+#   .venv-peers   the wheels of dist/, beside torch      bench-peers
+#
+# What was done is remembered by a file in the environment that it was done to; it is done again when its sources have changed.
+
+PYTHON ?= python3
+PYTEST ?= -q
+TORCH ?= torch==2.13.0
+
+PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+
+# What editable installs compile, and all that goes into the wheels.
+SOURCES := $(shell find ruvattn plugins -name build -prune -o -type f \( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'ruvattn/data/*' \) -print)
+COMPILED := $(filter %.pyx %.pxd,$(SOURCES)) ruvattn/build.py setup.py $(PLUGINS:%=%/setup.py) $(PROJECTS)
+SHIPPED := $(SOURCES) $(PROJECTS) setup.py MANIFEST.in README.md LICENSE
+
+BIN := .venv/bin
+COVERAGE := $(if $(CI),--cov=ruvattn --cov-report=term:skip-covered --cov-fail-under=90)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-all lint format bench bench-peers wheels check-wheels clean
+.DELETE_ON_ERROR:
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s @ 2>/dev/null \
+	|| sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1   \2/p' $(firstword $(MAKEFILE_LIST))
+
+build: .venv/ruvattn-built  ## Make .venv, and build core and plugins into it
+
+demo: .venv/ruvattn-built  ## Every installed variant over the sentences that ship with the package
+	$(BIN)/ruvattn demo $(DEMO)
+
+test: .venv/ruvattn-built  ## All tests that need no reference library (CI=1: with coverage)
+	$(BIN)/pytest $(PYTEST) $(COVERAGE) --ignore=tests/reference tests $(wildcard $(PLUGINS:%=%/tests))
+
+test-all: test .venv-all/ruvattn-installed  ## `make test`, then the tests against torch and its kin
+	.venv-all/bin/pytest $(PYTEST) tests/reference
+
+lint: .venv/ruvattn-lint  ## ruff, cython-lint, mypy, codespell and the docstring check
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint ruvattn plugins
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_docstrings.py
+
+bench: .venv/ruvattn-bench  ## One quick pass of the asv suite (BENCH=regex for a part of it)
+	cd asv_benchmarks && ../$(BIN)/asv machine --yes
+	cd asv_benchmarks && ../$(BIN)/asv run -E existing:same --quick --strict --show-stderr $(if $(BENCH),--bench '$(BENCH)') --set-commit-hash $$(git rev-parse HEAD)
+
+bench-peers: .venv-peers/ruvattn-installed  ## Times beside torch's scaled_dot_product_attention, as ratios
+	.venv-peers/bin/python asv_benchmarks/peers.py $(PEERS)
+
+wheels: dist/ruvattn-built  ## Wheel and sdist of the core and of each plugin, in dist/
+
+check-wheels: dist/ruvattn-built  ## Install the wheels into an empty environment elsewhere and run the demo there
+	bash scripts/check_wheels.sh
+
+clean:  ## Remove all that make makes
+	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo.png
+	rm -rf $(foreach plugin,$(PLUGINS),$(plugin)/build $(plugin)/dist $(plugin)/*.egg-info $(plugin)/src/*.egg-info)
+	find ruvattn plugins tests scripts asv_benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} + 2>/dev/null || true
+
+# How ------------------------------------------------------------------------------------------------------------------------------
+
+.venv/ruvattn-made .venv-all/ruvattn-made .venv-peers/ruvattn-made: %/ruvattn-made: | scripts/preflight.py
+	$(PYTHON) scripts/preflight.py
+	$(PYTHON) -m venv --clear $*
+	touch $@
+
+# A plugin is built with the core that is already there: so, no isolation.
+.venv/ruvattn-built: $(COMPILED) .venv/ruvattn-made
+	$(BIN)/python scripts/requirements.py $(PROJECTS) > .venv/build-requires.txt
+	$(BIN)/pip install -qq -r .venv/build-requires.txt
+	$(BIN)/pip install -qq --no-build-isolation -e '.[test]'
+	for plugin in $(PLUGINS); do $(BIN)/pip install -qq --no-build-isolation -e "$$plugin[test]" || exit 1; done
+	touch $@
+
+.venv/ruvattn-lint .venv/ruvattn-bench: .venv/ruvattn-%: .venv/ruvattn-built
+	$(BIN)/pip install -qq 'ruvattn[$*]'
+	touch $@
+
+# The core's wheel is built from its sdist, so that what the sdist lacks is seen.
+dist/ruvattn-built: $(SHIPPED) .venv/ruvattn-built
+	rm -rf dist
+	$(BIN)/pip install -qq build
+	for project in . $(PLUGINS); do $(BIN)/python -m build --no-isolation --outdir dist $$project > dist.log 2>&1 || { cat dist.log; exit 1; }; done
+	rm dist.log
+	ls dist
+	touch $@
+
+# torch before everything else: what asks for any torch must find this one there.
+.venv-all/ruvattn-torch .venv-peers/ruvattn-torch: %/ruvattn-torch: %/ruvattn-made
+	$*/bin/pip install -qq '$(TORCH)'
+	touch $@
+
+.venv-all/ruvattn-installed: EXTRAS := [test,reference]
+.venv-all/ruvattn-installed .venv-peers/ruvattn-installed: %/ruvattn-installed: %/ruvattn-torch dist/ruvattn-built
+	$*/bin/pip install -qq --no-deps --force-reinstall dist/*.whl
+	$*/bin/pip install -qq 'ruvattn$(EXTRAS)' $(notdir $(PLUGINS))
+	touch $@
