@@ -1,0 +1,240 @@
+"""``multihead``: heads with learned projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidInputError, UnsupportedError
+from ..headwise import MAX_KEYS, HeadwiseAttention
+from ..validation import check_int, check_seed
+
+__all__ = ["MultiHeadAttention"]
+
+
+class MultiHeadAttention(HeadwiseAttention):
+    """Multi-head attention (Vaswani et al., 2017, "Attention Is All You Need", section 3.2.2).
+
+    ``concat(attention(q W_q, k W_k, v W_v) of each head) W_o``, plus a bias for each of the four where there are biases. Head h has columns
+    h·D to (h + 1)·D − 1 of the projections. With fewer key heads than query heads, several query heads share one (Ainslie et al., 2023, "GQA").
+
+    The computation has the dtype of the input, or float32 for float16 and bfloat16; parameters of another dtype are converted at each call.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width E of queries, keys, values and output; `num_heads` divides it.
+    num_heads : int, default 1
+        Number of query heads, each of width D = E / num_heads.
+    num_kv_heads : int, optional
+        Number of key and value heads, which divides `num_heads`; the same number when not given.
+    projections : bool, default True
+        False: no parameters, plain splitting into heads. The values then may have any width that `num_heads` divides, and the output has it.
+    bias : bool, default False
+        Whether the projections add a bias, which starts at zero.
+    seed : int, default 0
+        Of the initial weights, which are uniform in ±√(6 / (fan-in + fan-out)) (Glorot and Bengio, 2010, "Understanding the difficulty of
+        training deep feedforward neural networks", eq. 16).
+    dtype : {"float32", "float64"}, default "float32"
+        Of the parameters.
+    dropout_rate, score, score_options, aggregate, aggregate_options, causal, window, scale, softcap, check_finite, max_keys : optional
+        As for `ruvattn.builtin.standard.StandardAttention`. With projections, the aggregate must keep the width of a head.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option has a value that makes no sense.
+    UnknownVariantError
+        If the score or aggregate isn't registered.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> layer = ruvattn.create("multihead", embed_dim=64, num_heads=8, num_kv_heads=2)
+    >>> layer(np.ones((3, 10, 64), dtype=np.float32), causal=True).shape
+    (3, 10, 64)
+    >>> {name: array.shape for name, array in layer.parameters().items()}
+    {'W_q': (64, 64), 'W_k': (64, 16), 'W_v': (64, 16), 'W_o': (64, 64)}
+    """
+
+    attention_type = "multihead"
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int = 1,
+        *,
+        num_kv_heads: int | None = None,
+        projections: bool = True,
+        bias: bool = False,
+        seed: int = 0,
+        dtype: Any = "float32",
+        dropout_rate: float = 0.0,
+        score: str = "dot",
+        score_options: Mapping[str, Any] | None = None,
+        aggregate: str = "weighted-sum",
+        aggregate_options: Mapping[str, Any] | None = None,
+        causal: bool = False,
+        window: tuple[int, int] | None = None,
+        scale: Any = None,
+        softcap: float | None = None,
+        check_finite: bool = True,
+        max_keys: int | None = MAX_KEYS,
+    ) -> None:
+        self._init_projected(
+            embed_dim, num_heads, embed_dim, embed_dim, num_kv_heads, projections, bias, seed, dtype, {}, dropout_rate=dropout_rate, score=score,
+            score_options=score_options, aggregate=aggregate, aggregate_options=aggregate_options, causal=causal, window=window, scale=scale,
+            softcap=softcap, check_finite=check_finite, max_keys=max_keys,
+        )  # fmt: skip
+
+    def _init_projected(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        num_kv_heads: int | None,
+        projections: bool,
+        bias: bool,
+        seed: int,
+        dtype: Any,
+        own: Mapping[str, Any],
+        **common: Any,
+    ) -> None:
+        """Initialise a variant whose keys and values may have other widths than its queries."""
+        for name, value in (("projections", projections), ("bias", bias)):
+            if not isinstance(value, bool | np.bool_):
+                raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+        dtype = _parameter_dtype(dtype)
+        seed = check_seed(seed)
+        heads = check_int(num_heads, "num_heads", 1)
+        kv_heads = heads if num_kv_heads is None else check_int(num_kv_heads, "num_kv_heads", 1)
+        if heads % kv_heads:
+            raise InvalidInputError(f"num_kv_heads must divide num_heads, which is {heads}, got {kv_heads}")
+        if not projections:
+            if kv_heads != heads:
+                raise InvalidInputError(
+                    f"num_kv_heads must be num_heads, {heads}, without projections, got {kv_heads}: ruvattn.attention takes fewer key heads than query heads"
+                )
+            if bias:
+                raise InvalidInputError("bias must be False without projections, since it belongs to them")
+        own = {
+            "num_kv_heads": num_kv_heads, "projections": bool(projections), "bias": bool(bias), "seed": seed, "dtype": dtype.name, **own,
+        }  # fmt: skip
+        HeadwiseAttention.__init__(self, embed_dim, num_heads, own=own, **common)
+        self._projects = bool(projections)
+        self._arrays: dict[str, np.ndarray] = {}
+        if not projections:
+            return
+        self.num_kv_heads, self.key_dim, self.value_dim = kv_heads, key_dim, value_dim
+        inner = kv_heads * (self.embed_dim // heads)
+        rng = np.random.default_rng(seed)
+        for name, fan_in, fan_out in (
+            ("q", self.embed_dim, self.embed_dim),
+            ("k", key_dim, inner),
+            ("v", value_dim, inner),
+            ("o", self.embed_dim, self.embed_dim),
+        ):
+            limit = np.sqrt(6 / (fan_in + fan_out))
+            self._arrays[f"W_{name}"] = rng.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)
+            if bias:
+                self._arrays[f"b_{name}"] = np.zeros(fan_out, dtype)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Return the parameters by name: the arrays themselves, so that what is written to them counts.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``W_q`` (E, E), ``W_k`` and ``W_v`` (their widths, num_kv_heads·D) and ``W_o`` (E, E), to be multiplied from the right; with biases,
+            ``b_q``, ``b_k``, ``b_v`` and ``b_o`` too. Empty without projections.
+        """
+        return dict(self._arrays)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters are."""
+        return sum(array.size for array in self._arrays.values())
+
+    def _parameters(self) -> dict[str, np.ndarray]:
+        return self._arrays
+
+    def output_dim(self, value_width: int) -> int:
+        """Return V', the width of the output.
+
+        Parameters
+        ----------
+        value_width : int
+            V, the width of the values.
+
+        Returns
+        -------
+        int
+            embed_dim with projections, else V.
+        """
+        return self.embed_dim if self._projects else value_width
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return q W_q + b_q, k W_k + b_k and v W_v + b_v.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k, v : ndarray
+            In the compute dtype; without projections, the inputs.
+        """
+        if not self._projects:
+            return q, k, v
+        return self._project(q, "q"), self._project(k, "k"), self._project(v, "v")
+
+    def project_output(self, merged: np.ndarray, dtype: np.dtype[Any], out: np.ndarray | None) -> np.ndarray:
+        """Return merged W_o + b_o.
+
+        Parameters
+        ----------
+        merged : ndarray, (..., Lq, E)
+            The heads beside each other.
+        dtype : dtype
+            Of the output.
+        out : ndarray, optional
+            Where to write it, checked.
+
+        Returns
+        -------
+        ndarray, (..., Lq, E)
+            The output, or `out`.
+        """
+        if self._projects:
+            if merged.shape[-1] != self.embed_dim:
+                raise UnsupportedError(
+                    f"aggregate {self.config.options['aggregate']!r} makes heads of another width, {merged.shape[-1]} in all instead of {self.embed_dim}, "
+                    "which W_o does not fit: use projections=False"
+                )
+            merged = self._project(merged, "o")
+        return super().project_output(merged, dtype, out)
+
+    def _project(self, x: np.ndarray, name: str) -> np.ndarray:
+        compute = np.dtype(np.float64 if x.dtype.name == "float64" else np.float32)
+        weights = self._arrays[f"W_{name}"].astype(compute, copy=False)
+        # One product of two matrices, however many leading axes there are. Rows that nothing sees may hold anything.
+        with np.errstate(all="ignore"):
+            made = x.reshape(-1, x.shape[-1]).astype(compute, copy=False) @ weights
+            if f"b_{name}" in self._arrays:
+                made += self._arrays[f"b_{name}"]
+        return made.reshape(*x.shape[:-1], made.shape[-1])
+
+
+def _parameter_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if dtype is None or found.name not in ("float32", "float64"):
+        raise InvalidInputError(f"dtype of the parameters must be float32 or float64, got {dtype!r}: inputs may be narrower")
+    return np.dtype(found.name)

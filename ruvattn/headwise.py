@@ -1,0 +1,571 @@
+"""Attention of several heads over the functional API: what the built-in variants share, and where most variants of plugins start.
+
+    q (..., L, E) ──project──► (..., L, H·D) ──split──► (..., H, L, D) ─┐
+    k, v          ──   "   ──►               ──  "  ──►                 ├─► ruvattn.attention ──merge──► (..., L, H·Do) ──project──► out
+    options of the variant and of the call together ────────────────────┘
+
+Splitting is a view. Merging is one as well where it matters: the engine writes the output where it belongs, head beside head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .context import Context
+from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
+from .functional import attention
+from .interfaces import Attention, AttentionConfig, check_rank
+from .patterns import is_scipy_sparse
+from .scores import Dot, Score, head_params
+from .validation import as_array, check_finite, check_int, check_out, check_probability, check_seed, check_window
+
+__all__ = ["MAX_KEYS", "HeadwiseAttention", "merge_heads", "split_heads"]
+
+MAX_KEYS = 1_000_000
+"""How many keys a row may attend to unless the variant is told otherwise."""
+
+SMALL = 1 << 15
+"""Outputs of no more elements than this are copied when heads are merged: that is quicker than the checks of ``out=``."""
+
+
+def split_heads(x: np.ndarray, num_heads: int) -> np.ndarray:
+    """Return a view with the last axis split into heads.
+
+    Parameters
+    ----------
+    x : ndarray, (..., L, num_heads · D)
+        A sequence.
+    num_heads : int
+        Number of heads.
+
+    Returns
+    -------
+    ndarray, (..., num_heads, L, D)
+        No copy, whatever the strides.
+    """
+    # Splitting an axis never needs a copy. swapaxes costs a little less than moveaxis.
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).swapaxes(-3, -2)
+
+
+def merge_heads(x: np.ndarray) -> np.ndarray:
+    """Return the heads beside each other, the inverse of `split_heads`.
+
+    Parameters
+    ----------
+    x : ndarray, (..., H, L, D)
+        The heads.
+
+    Returns
+    -------
+    ndarray, (..., L, H · D)
+        A view if `x` came from `split_heads` or has one head or one row, else a copy.
+    """
+    *lead, heads, length, width = x.shape
+    return x.swapaxes(-3, -2).reshape(*lead, length, heads * width)
+
+
+class HeadwiseAttention(Attention):
+    """Attention of heads that each see a part of the width.
+
+    A subclass sets `attention_type`, names its options in its constructor, and may override `project_inputs` and `project_output`.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width of the queries; `num_heads` divides it.
+    num_heads : int, default 1
+        Number of heads.
+    dropout_rate : float, default 0
+        Share of the weights that is dropped while `training` is set, in [0, 1).
+    score : str, default "dot"
+        The name of a registered score.
+    score_options : mapping, optional
+        Options of the score.
+    aggregate : str, default "weighted-sum"
+        The name of a registered aggregate.
+    aggregate_options : mapping, optional
+        Options of the aggregate.
+    causal : bool, default False
+        Key j is seen from position j on.
+    window : (int, int), optional
+        position − left ≤ j ≤ position + right; −1 is unbounded.
+    scale : float or sequence of num_heads floats, optional
+        The score's parameter ``scale``; 1/√D by default for "dot".
+    softcap : float, optional
+        c > 0: logits become c·tanh(s/c).
+    check_finite : bool, default True
+        Whether NaN and infinity in the input are an error. Without it they touch the rows that see them.
+    max_keys : int or None, default 1,000,000
+        How many keys a row may attend to; None for any number.
+    own : mapping, optional
+        The subclass's own options, for the configuration.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option has a value that makes no sense.
+    UnknownVariantError
+        If the score or aggregate isn't registered.
+    """
+
+    attention_type: ClassVar[str]
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int = 1,
+        *,
+        dropout_rate: float = 0.0,
+        score: str = "dot",
+        score_options: Mapping[str, Any] | None = None,
+        aggregate: str = "weighted-sum",
+        aggregate_options: Mapping[str, Any] | None = None,
+        causal: bool = False,
+        window: tuple[int, int] | None = None,
+        scale: Any = None,
+        softcap: float | None = None,
+        check_finite: bool = True,
+        max_keys: int | None = MAX_KEYS,
+        own: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, value in (("score", score), ("aggregate", aggregate)):
+            if not isinstance(value, str):
+                raise InvalidInputError(
+                    f"{name} must be a registered name, got {value!r}: an instance has no place in a configuration; register it, or call ruvattn.attention"
+                )
+        for name, flag in (("causal", causal), ("check_finite", check_finite)):
+            if not isinstance(flag, bool | np.bool_):
+                raise InvalidInputError(f"{name} must be True or False, got {flag!r}")
+        if softcap is not None and not _is_positive(softcap):
+            raise InvalidInputError(f"softcap must be a positive finite number, got {softcap!r}: leave it out for none")
+        self._config = AttentionConfig(
+            embed_dim,
+            num_heads,
+            dropout_rate,
+            self.attention_type,
+            {
+                "score": score,
+                "score_options": dict(score_options or {}),
+                "aggregate": aggregate,
+                "aggregate_options": dict(aggregate_options or {}),
+                "causal": bool(causal),
+                "window": None if window is None else check_window(window),
+                "scale": scale,
+                "softcap": None if softcap is None else float(softcap),
+                "check_finite": bool(check_finite),
+                "max_keys": None if max_keys is None else check_int(max_keys, "max_keys", 1),
+                **(own or {}),
+            },
+        )
+        if self._config.embed_dim % self._config.num_heads:
+            raise InvalidInputError(f"num_heads must divide embed_dim, which is {embed_dim}, got {num_heads}")
+        self.embed_dim, self.num_heads = self._config.embed_dim, self._config.num_heads
+        self.num_kv_heads = self.num_heads
+        self.key_dim = self.embed_dim
+        self.value_dim: int | None = None  # any that the number of heads divides
+        self._make_parts()
+
+    def _make_parts(self) -> None:
+        """Make what the configuration names: once, since names are looked up, and again after unpickling, since compiled scores do not pickle."""
+        options = self._config.options
+        self._constant: dict[str, Any] = {}
+        score, given = options["score"], options["score_options"]
+        if score != "dot" or given:
+            from .registry import get_score
+
+            self._constant["score"] = get_score(score, **given)
+        made: Score = self._constant.get("score") or Dot()
+        if options["scale"] is not None:
+            head_params(made, self.num_heads, options["scale"])  # raises where the score has no scale, or not so many
+            self._constant["scale"] = options["scale"]
+        if options["aggregate"] != "weighted-sum" or options["aggregate_options"]:
+            from .registry import get_aggregate
+
+            self._constant["aggregate"] = get_aggregate(options["aggregate"], **options["aggregate_options"])
+        # Only where the engine is known to write the width of the values can it be told where to.
+        self._streams_values = "aggregate" not in self._constant
+        if options["softcap"] is not None:
+            self._constant["softcap"] = options["softcap"]
+        self._causal, self._window = options["causal"], options["window"]
+        self._check_finite, self._max_keys = options["check_finite"], options["max_keys"]
+        # A score that isn't the dot product may look at positions.
+        self._positional = self._causal or self._window is not None or type(made) is not Dot
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_constant", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_parts()
+
+    @property
+    def config(self) -> AttentionConfig:
+        """What makes this variant."""
+        return self._config
+
+    # --- a call -------------------------------------------------------------------------------------------------------------------
+
+    def attend(  # type: ignore[override]  # it names the options that the interface leaves open
+        self,
+        q: Any,
+        k: Any = None,
+        v: Any = None,
+        *,
+        mask: Any = None,
+        bias: Any = None,
+        causal: bool = False,
+        window: tuple[int, int] | None = None,
+        query_offset: Any = 0,
+        key_lengths: Any = None,
+        scale: Any = None,
+        softcap: float | None = None,
+        sinks: Any = None,
+        dropout: float | None = None,
+        seed: int | None = None,
+        out: np.ndarray | None = None,
+        threads: int | None = None,
+    ) -> tuple[np.ndarray, Context]:
+        """Compute attention of the heads.
+
+        Masks, causal and window of the call are ANDed with those of the variant; scale, softcap and dropout take the place of the variant's.
+
+        Parameters
+        ----------
+        q : array, (..., Lq, embed_dim)
+            Queries; every leading axis is batch.
+        k : array, (..., Lk, key_dim), optional
+            Keys; the queries when not given.
+        v : array, (..., Lk, V), optional
+            Values; the keys when not given.
+        mask, bias, causal, window, query_offset, key_lengths, scale, softcap, sinks, seed, threads : optional
+            As for `ruvattn.attention`. Masks and biases broadcast to (..., num_heads, Lq, Lk).
+        dropout : float, optional
+            Share of the weights to drop. When not given, it is the configuration's ``dropout_rate`` while `training` is set, else 0.
+        out : ndarray, (..., Lq, V'), optional
+            Where to write the result; may overlap no input.
+
+        Returns
+        -------
+        out : ndarray, (..., Lq, V')
+            In the dtype of `q`.
+        context : Context
+            What the call read and made.
+
+        Raises
+        ------
+        InvalidInputError
+            If an array is empty or, with ``check_finite``, not finite, or an option has a value that makes no sense.
+        DimensionMismatchError
+            If shapes don't fit.
+        InputTooLargeError
+            If a row would attend to more than ``max_keys`` keys.
+        UnsupportedError
+            If a dtype is none of float32, float64, float16 and bfloat16, or if they differ.
+        """
+        inputs = self._read_inputs(q, k, v)
+        options = self._constant.copy()
+        if mask is not None:
+            options["mask"] = mask
+        if bias is not None:
+            options["bias"] = bias
+        if self._causal or causal is not False:
+            options["causal"] = causal or self._causal
+        if window is not None:
+            window = check_window(window)
+        if self._window is not None:
+            window = self._window if window is None else tuple(map(_narrower, window, self._window))  # type: ignore[assignment]
+        if window is not None:
+            options["window"] = window
+        if not (isinstance(query_offset, int) and query_offset == 0):
+            options["query_offset"] = query_offset
+        if key_lengths is not None:
+            options["key_lengths"] = key_lengths
+        if scale is not None:
+            options["scale"] = scale
+        if softcap is not None:
+            options["softcap"] = softcap
+        if sinks is not None:
+            options["sinks"] = sinks
+        self._add_dropout(options, dropout, seed)
+        return self._attend(inputs, options, out, threads)
+
+    def forward(self, query: Any, keys: Any, values: Any) -> np.ndarray:
+        """Attend with one query, which stands at the last key.
+
+        Parameters
+        ----------
+        query : array, (embed_dim,)
+            The query.
+        keys : array, (N, key_dim)
+            Keys, at least one.
+        values : array, (N, V)
+            Values.
+
+        Returns
+        -------
+        ndarray, (V',)
+            The output.
+
+        Raises
+        ------
+        AttentionError
+            As for `attend`.
+        """
+        return self._single(check_rank(query, "query", 1, "forward_batch takes several")[None], keys, values)[0]
+
+    def forward_batch(self, queries: Any, keys: Any, values: Any) -> np.ndarray:
+        """Attend with several queries, each on its own at the last key: row b is what `forward` gives for query b.
+
+        Parameters
+        ----------
+        queries : array, (B, embed_dim)
+            The queries, at least one.
+        keys : array, (N, key_dim)
+            Keys, at least one, which all queries share.
+        values : array, (N, V)
+            Values.
+
+        Returns
+        -------
+        ndarray, (B, V')
+            The outputs.
+
+        Raises
+        ------
+        AttentionError
+            As for `attend`.
+        """
+        return self._single(check_rank(queries, "queries", 2, "forward takes one"), keys, values)
+
+    def _single(self, queries: np.ndarray, keys: Any, values: Any) -> np.ndarray:
+        hint = "batches go through a call, variant(q, k, v)"
+        inputs = self._read_inputs(queries, check_rank(keys, "keys", 2, hint), check_rank(values, "values", 2, hint), _SINGLE_NAMES)
+        options = self._constant.copy()
+        if self._causal:
+            options["causal"] = True
+        if self._window is not None:
+            options["window"] = self._window
+        if self._positional:
+            options["query_offset"] = "end"
+        self._add_dropout(options, None, None)
+        out, context = self._attend(inputs, options, None, None, alone=self._positional)
+        self._remember(context)
+        return out
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what is split into heads: here, the inputs.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k, v : ndarray
+            (..., Lq, num_heads·D), (..., Lk, num_kv_heads·D) and (..., Lk, num_kv_heads·Dv), of one dtype.
+        """
+        return q, k, v
+
+    def project_output(self, merged: np.ndarray, dtype: np.dtype[Any], out: np.ndarray | None) -> np.ndarray:
+        """Return the output, given the merged heads: here, the same.
+
+        Parameters
+        ----------
+        merged : ndarray, (..., Lq, num_heads·Do)
+            The heads beside each other.
+        dtype : dtype
+            Of the output.
+        out : ndarray, optional
+            Where to write it, checked.
+
+        Returns
+        -------
+        ndarray, (..., Lq, V')
+            The output, or `out`.
+        """
+        if out is None:
+            return merged.astype(dtype, copy=False)
+        if not np.shares_memory(merged, out):
+            out[...] = merged
+        return out
+
+    def output_dim(self, value_width: int) -> int:
+        """Return V', the width of the output.
+
+        Parameters
+        ----------
+        value_width : int
+            V, the width of the values.
+
+        Returns
+        -------
+        int
+            V' = V here.
+        """
+        return value_width
+
+    # --- its parts ----------------------------------------------------------------------------------------------------------------
+
+    def _attend(
+        self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any], out: np.ndarray | None, threads: int | None, alone: bool = False
+    ) -> tuple[np.ndarray, Context]:
+        """Project, split, attend, merge and project; ``alone``: each row of q is a batch entry of its own, and all share the keys."""
+        q, k, v = inputs
+        length = q.shape[-2]
+        self._check_numbers(inputs, options)
+        shape = (*q.shape[:-1], self.output_dim(v.shape[-1]))
+        if out is not None and self._streams_values:
+            given: dict[str, Any] = {"q": q, "k": k, "v": v, **self._parameters()}
+            given.update((name, options[name]) for name in ("mask", "bias", "sinks") if name in options)
+            out = check_out(out, shape, q.dtype, given)
+        a, b, c = self.project_inputs(q, k, v)
+        a, b, c = split_heads(a, self.num_heads), split_heads(b, self.num_kv_heads), split_heads(c, self.num_kv_heads)
+        if alone:
+            a = a.swapaxes(0, 1)[..., None, :]
+            b, c = (np.broadcast_to(x, (length, *x.shape)) for x in (b, c))
+        target = self._target(a, c, out)
+        acc, lse = attention(a, b, c, return_lse=True, threads=threads, out=target, **options)
+        merged = merge_heads(acc)
+        if alone:
+            merged = merged[:, 0]
+        if out is not None and not self._streams_values:
+            out = check_out(out, (*q.shape[:-1], merged.shape[-1]), q.dtype, {"q": q, "k": k, "v": v})
+        return self.project_output(merged, q.dtype, out), Context(a, b, c, acc, lse, options, inputs)
+
+    def _target(self, q: np.ndarray, v: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+        """Return where the engine is to write the heads so that merging them is a view; None to let it choose."""
+        *lead, heads, length, _ = q.shape
+        width = v.shape[-1]
+        if out is not None and self._streams_values and out.dtype == q.dtype and out.shape == (*lead, length, heads * width) and not self._projects:
+            return split_heads(out, heads)
+        if heads == 1 or length == 1 or not self._streams_values or q.size // q.shape[-1] * width <= SMALL:
+            return None
+        return split_heads(np.empty((*lead, length, heads * width), q.dtype), heads)
+
+    _projects: bool = False
+
+    def _parameters(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _add_dropout(self, options: dict[str, Any], dropout: float | None, seed: int | None) -> None:
+        if dropout is None:
+            rate = self._config.dropout_rate if self.training else 0.0
+        else:
+            rate = check_probability(dropout, "dropout")
+        if seed is not None:
+            seed = check_seed(seed)
+        if rate:
+            if seed is None:
+                import secrets
+
+                seed = secrets.randbits(64)
+            options["dropout"], options["seed"] = rate, seed
+
+    def _read_inputs(self, q: Any, k: Any, v: Any, names: tuple[str, str, str] = ("q", "k", "v")) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Check shapes and dtypes."""
+        k = q if k is None else k
+        v = k if v is None else v
+        q, k, v = arrays = tuple(as_array(x, name) for x, name in zip((q, k, v), names, strict=True))
+        dtype = q.dtype
+        if k.dtype != dtype or v.dtype != dtype:
+            listed = ", ".join(f"{name} {x.dtype}" for name, x in zip(names, arrays, strict=True))
+            if len({x.dtype.name for x in arrays}) > 1:  # byte order does not matter
+                raise UnsupportedError(f"{names[0]}, {names[1]} and {names[2]} must share one dtype, got {listed}: convert them with .astype")
+        lead = q.shape[:-2]
+        for name, x, width in zip(names, arrays, (self.embed_dim, self.key_dim, self.value_dim), strict=True):
+            if x.ndim < 2:
+                raise DimensionMismatchError(
+                    f"{name} must have at least the axes (length, width), got shape {x.shape}: a single query goes through forward(query, keys, values)"
+                )
+            if not x.size:
+                raise InvalidInputError(f"{name} must not be empty, got shape {x.shape}")
+            if x.shape[:-2] != lead:
+                raise DimensionMismatchError(f"{name} must have the leading axes of {names[0]}, {lead}, got {x.shape[:-2]}: np.broadcast_to repeats at no cost")
+            if width is None:
+                if x.shape[-1] % self.num_kv_heads:
+                    raise DimensionMismatchError(f"{name} must have a width that the number of heads, {self.num_kv_heads}, divides, got shape {x.shape}")
+            elif x.shape[-1] != width:
+                raise DimensionMismatchError(f"{name} must have width {width}, got {x.shape[-1]} (shape {x.shape}): the variant was created for that")
+        if v.shape[-2] != k.shape[-2]:
+            raise DimensionMismatchError(
+                f"{names[2]} must have a row for each key: expected {k.shape[-2]} rows, got {v.shape[-2]} (shapes {k.shape} and {v.shape})"
+            )
+        return q, k, v
+
+    def _check_numbers(self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any]) -> None:
+        """Check how many keys a row sees, and that all numbers are numbers."""
+        q, k, v = inputs
+        limit = self._max_keys
+        if limit is not None and k.shape[-2] > limit:
+            attended = keys_per_row(k.shape[-2], options)
+            if attended > limit:
+                raise InputTooLargeError(
+                    f"k has {k.shape[-2]:,} keys, of which a row would attend to {attended:,}, and max_keys is {limit:,}: "
+                    "attend to fewer, or create the variant with a larger max_keys, or None"
+                )
+        if not self._check_finite:
+            return
+        check_finite(q, "q")
+        if k is not q:
+            check_finite(k, "k")
+        if v is not k:
+            check_finite(v, "v")
+        bias = options.get("bias")
+        if bias is not None:
+            array = np.asarray(bias)
+            if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+                wrong = np.isnan(array) | (array == np.inf)
+                if wrong.any():
+                    at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), array.shape))
+                    raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
+
+
+_SINGLE_NAMES = ("query", "keys", "values")
+
+
+def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
+    """Return how many keys a row attends to at most, as far as that can be told in one pass over a mask.
+
+    Parameters
+    ----------
+    length : int
+        The number of keys.
+    options : mapping
+        Arguments of `ruvattn.attention`; what is wrong in them is left for it to say.
+
+    Returns
+    -------
+    int
+        An upper bound. A `Pattern` isn't asked, and counts for all keys.
+    """
+    bound = length
+    lengths = np.asarray(options.get("key_lengths", length))
+    if lengths.dtype.kind in "iu" and lengths.size:
+        bound = min(bound, int(lengths.max()))
+    left, right = options.get("window", (-1, -1))
+    if options.get("causal"):
+        right = _narrower(right, 0)
+    if left >= 0 and right >= 0:
+        bound = min(bound, left + right + 1)
+    mask: Any = options.get("mask")
+    if is_scipy_sparse(mask) and mask.ndim == 2:
+        bound = min(bound, int(np.diff(mask.tocsr().indptr).max(initial=0)))
+    elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim and mask.shape[-1] == length and mask.size:
+        bound = min(bound, int(np.count_nonzero(mask, axis=-1).max()))
+    return bound
+
+
+def _narrower(a: int, b: int) -> int:
+    """Return the narrower of two bounds of a window, of which −1 is none."""
+    return max(a, b) if min(a, b) < 0 else min(a, b)
+
+
+def _is_positive(value: Any) -> bool:
+    array = np.asarray(value)
+    return not isinstance(value, str) and not array.ndim and array.dtype.kind in "fiu" and 0 < float(array) < np.inf
