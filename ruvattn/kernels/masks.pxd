@@ -4,7 +4,7 @@
 Blending never adds: whatever a masked logit was, NaN included, it becomes −inf.
 """
 from libc.math cimport INFINITY
-from .vector cimport (real, vreal, vuint, srint, urint, VLEN, v_load, v_store, v_loadu, v_storeu, v_set1, v_set1u, v_select, v_eq, v_bit, v_outside,
+from .vector cimport (real, vreal, vuint, srint, urint, VLEN, v_load, v_store, v_loadu, v_storeu, v_set1, v_select, v_eq, v_max, v_bit, v_outside,
                       v_transpose)
 from .problem cimport Problem, Part
 
@@ -23,9 +23,23 @@ cdef extern from *:
     #endif
         return (unsigned int)((x * UINT64_C(0x0102040810204080)) >> 56);
     }
+    /* 32 bytes to a word: a comparison and a move of its sign bits, where the processor has that. */
+    #if RUVATTN_VECTOR_BYTES > 0 && defined(__SSE2__)
+      typedef char ruvattn_v16 __attribute__((vector_size(16)));
+      #define RUVATTN_PACK16(p) ((unsigned int)__builtin_ia32_pmovmskb128(ruvattn_load16(p) == (ruvattn_v16){0}))
+      static inline ruvattn_v16 ruvattn_load16(const unsigned char *p) { ruvattn_v16 x; memcpy(&x, p, 16); return x; }
+      static inline unsigned int ruvattn_pack32(const unsigned char *p) {
+          return ~(RUVATTN_PACK16(p) | RUVATTN_PACK16(p + 16) << 16);
+      }
+    #else
+      static inline unsigned int ruvattn_pack32(const unsigned char *p) {
+          return ruvattn_pack8(p) | ruvattn_pack8(p + 8) << 8 | ruvattn_pack8(p + 16) << 16 | ruvattn_pack8(p + 24) << 24;
+      }
+    #endif
     #endif
     """
     unsigned int pack8 "ruvattn_pack8"(const unsigned char *p) noexcept nogil
+    unsigned int pack32 "ruvattn_pack32"(const unsigned char *p) noexcept nogil
 
 
 cdef inline void and_bits(urint *words, Py_ssize_t lane, Py_ssize_t at, unsigned int value, int count) noexcept nogil:
@@ -59,6 +73,11 @@ cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
                 row = p.mask + p.mask_at[b] + h * p.mask_head + (i0 + i) * p.mask_row + parts[part].start * p.mask_key
                 t = 0
                 if p.mask_key == 1:
+                    while t + 32 <= parts[part].n:
+                        value = pack32(row + t)
+                        if value != 0xFFFFFFFFu:
+                            and_bits(words, i, at + t, value, 32)
+                        t += 32
                     while t + 8 <= parts[part].n:
                         value = pack8(row + t)
                         if value != 255:
@@ -92,18 +111,25 @@ cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
     return some != 0
 
 
-cdef inline void blend_bits(real *s, Py_ssize_t n, const urint *words) noexcept nogil:
-    cdef vreal least = v_set1(<real>-INFINITY)
-    cdef vuint w0, w1
+cdef inline void blend_bits(real *s, Py_ssize_t n, const urint *words, real *top) noexcept nogil:
+    """−inf where a bit is 0; ``top`` becomes the largest of each lane, since the logits pass by anyway."""
+    cdef vreal least = v_set1(<real>-INFINITY), t0 = least, t1 = least, x0, x1
+    cdef vuint w0 = v_loadu(words), w1 = v_loadu(words + VLEN)
     cdef Py_ssize_t j, bit, nr = 2 * VLEN
     for j in range(n):
         bit = j & 31
         if bit == 0:
             w0 = v_loadu(words + (j >> 5) * nr)
             w1 = v_loadu(words + (j >> 5) * nr + VLEN)
-        v_store(s, v_select(v_bit(w0, bit), v_load(s), least))
-        v_store(s + VLEN, v_select(v_bit(w1, bit), v_load(s + VLEN), least))
+        x0 = v_select(v_bit(w0, bit), v_load(s), least)
+        x1 = v_select(v_bit(w1, bit), v_load(s + VLEN), least)
+        v_store(s, x0)
+        v_store(s + VLEN, x1)
+        t0 = v_max(x0, t0)
+        t1 = v_max(x1, t1)
         s += nr
+    v_store(top, t0)
+    v_store(top + VLEN, t1)
 
 
 cdef inline void blend_interval(real *s, Py_ssize_t first, Py_ssize_t stop, const urint *low, const urint *high) noexcept nogil:

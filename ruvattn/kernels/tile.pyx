@@ -236,7 +236,7 @@ cdef void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_s
             plain = False
         at += parts[part].n
     if masked:
-        blend_bits(s, n, w.words)
+        blend_bits(s, n, w.words, top)
     if p.logits != NULL:
         at = 0
         for j in range(nr):
@@ -246,7 +246,7 @@ cdef void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_s
             at += parts[part].n
         return
     # softmax, dropout
-    if masked or not plain:
+    if not (masked or plain):
         tile_top(s, n, top)
     if marked:
         memcpy(w.t, s, n * nr * sizeof(real))
@@ -937,7 +937,7 @@ def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
     for axis in range(nd - 3):
         if a.shape[axis] != b.shape[axis] or a.shape[axis] != c.shape[axis]:
             return None
-    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3] or a.shape[nd - 1] == 0
+    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3] or a.shape[nd - 1] == 0 or c.shape[nd - 1] == 0
             or b.shape[nd - 3] == 0 or a.shape[nd - 3] % b.shape[nd - 3] != 0 or a.shape[nd - 3] > 64 or a.shape[nd - 2] == 0
             or b.shape[nd - 2] == 0 or b.shape[nd - 2] > 0x3FFFFFFF or a.shape[nd - 2] > 0x3FFFFFFF):
         return None
