@@ -12,7 +12,8 @@ Order: score → softcap c·tanh(s/c) → bias → mask → softmax → dropout 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .dropout import kept_weights
 from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
 from .planning import plans
-from .scores import BoundScore, Dot, Score, head_params
+from .scores import BoundScore, Dot, Score, head_params, saturated
 from .threads import resolve_threads
 from .validation import Call, as_array, check_out, read_call
 
@@ -150,14 +151,18 @@ def attention(
         and q.dtype in _PLAIN
         and isinstance(score, str)
         and score == "dot"
-        and isinstance(query_offset, int)
+        and type(query_offset) is int
         and query_offset == 0
         and isinstance(dropout, float)
         and dropout == 0.0
         and seed is None
         and (causal is True or causal is False)
     ):
-        found = _kernel(q.dtype).attend_plain(q, k, v, causal, resolve_threads(threads), bool(return_lse))
+        team = resolve_threads(threads)
+        try:
+            found = _kernel(q.dtype).attend_plain(q, k, v, causal, team, bool(return_lse))
+        except ValueError as error:  # NumPy's word for a product beyond the address space
+            raise MemoryError(f"a result for q {q.shape} and v {np.shape(v)} cannot be allocated: {error}") from None
         if found is not None:
             return found
     call = read_call(
@@ -166,14 +171,17 @@ def attention(
     )  # fmt: skip
     team = resolve_threads(threads)
     how = as_aggregate(aggregate)
-    inputs = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks}
+    inputs = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks, "scale": scale}
+    for name, used in (("q", call.q), ("k", call.k), ("v", call.v), ("mask", call.mask), ("bias", call.bias)):
+        if not isinstance(inputs[name], np.ndarray):  # a buffer or a BoolMask, whose memory is its owner's all the same
+            inputs[name] = used
     plain = type(how) is WeightedSum
     values = call.v if plain else _linear_values(how, call) if how.linear else call.v
     shape = (*call.lead, call.heads, call.lq)
     target = None
     if out is not None and plain:
         target = check_out(out, _outer(call, (*shape, values.shape[-1])), call.dtype, inputs)
-    lse = np.empty(shape, call.compute)
+    lse = _empty(shape, call.compute)
     bound = bind_score(as_score(score), call, scale)
     if how.linear:
         direct = _writable_in_place(target, call)
@@ -185,15 +193,14 @@ def attention(
         result = _reduce(how, call, bound, lse, team)
     if target is None and out is not None:
         target = check_out(out, _outer(call, result.shape), call.dtype, inputs)
-    if target is not None:
-        if direct is None:
-            target[...] = result[0] if call.single else result
-        result = target
-    else:
-        if result.dtype != call.dtype:
-            result = result.astype(call.dtype)
+    if direct is None:
+        result = _narrowed(result, call.dtype)
         if call.single:
             result = result[0]
+    if target is not None:
+        if direct is None:
+            target[...] = result
+        result = target
     if not return_lse:
         return result
     return result, (lse[0] if call.single else lse)
@@ -247,11 +254,7 @@ def attention_logits(
         q, k, None, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths, softcap=softcap,
     )  # fmt: skip
     logits = _logits(call, bind_score(as_score(score), call, scale), resolve_threads(threads))
-    if logits.dtype != call.compute:
-        # What is finite stays finite: −inf is for what is masked.
-        largest = np.finfo(call.compute).max
-        logits = np.where(np.isfinite(logits), np.clip(logits, -largest, largest), logits).astype(call.compute)
-    logits = logits.astype(call.dtype, copy=False)
+    logits = _narrowed(logits, call.dtype)
     return logits[0] if call.single else logits
 
 
@@ -306,7 +309,7 @@ def attention_weights(
         q, k, None, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths,
         softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
     )  # fmt: skip
-    weights, _ = _weights(call, bind_score(as_score(score), call, scale), resolve_threads(threads), 0)
+    weights, _, _ = _weights(call, bind_score(as_score(score), call, scale), resolve_threads(threads), 0)
     weights = weights.astype(call.dtype, copy=False)
     return weights[0] if call.single else weights
 
@@ -346,12 +349,17 @@ def merge_states(accs: Sequence[Any], lses: Sequence[Any]) -> tuple[np.ndarray, 
     >>> bool(np.allclose(acc, ruvattn.attention(q, k, v)))
     True
     """
+    for name, parts in (("accs", accs), ("lses", lses)):
+        if not isinstance(parts, Iterable):
+            raise InvalidInputError(f"{name} must be a sequence of arrays, got {type(parts).__name__}")
     accs = [as_array(acc, f"accs[{i}]") for i, acc in enumerate(accs)]
     lses = [as_array(lse, f"lses[{i}]") for i, lse in enumerate(lses)]
     if not accs or len(accs) != len(lses):
         raise InvalidInputError(f"accs and lses must hold the same number of parts, at least one, got {len(accs)} and {len(lses)}")
     for i, (acc, lse) in enumerate(zip(accs, lses, strict=True)):
-        if acc.ndim < 1 or acc.shape != accs[0].shape:
+        if acc.ndim < 1:
+            raise DimensionMismatchError(f"accs[{i}] must have at least the axis of its values, got shape {acc.shape}")
+        if acc.shape != accs[0].shape:
             raise DimensionMismatchError(f"accs[{i}] must have the shape of accs[0], {accs[0].shape}, got {acc.shape}")
         if lse.shape != acc.shape[:-1]:
             raise DimensionMismatchError(f"lses[{i}] must have the shape of accs[{i}] without its last axis, {acc.shape[:-1]}, got {lse.shape}")
@@ -369,8 +377,9 @@ def merge_states(accs: Sequence[Any], lses: Sequence[Any]) -> tuple[np.ndarray, 
     acc = np.zeros(accs[0].shape, np.float64)
     for share, part in zip(shares, accs, strict=True):
         # A part without a key has no say, even if it holds NaN.
-        acc += np.where(share[..., None] == 0, 0.0, share[..., None] * np.asarray(part, np.float64))
-    return acc.astype(accs[0].dtype), lse.astype(lses[0].dtype)
+        with np.errstate(invalid="ignore"):
+            acc += np.where(share[..., None] == 0, 0.0, share[..., None] * np.asarray(part, np.float64))
+    return _narrowed(acc, _native(accs[0].dtype)), _narrowed(lse, _native(lses[0].dtype))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------------
@@ -407,7 +416,13 @@ def as_aggregate(aggregate: Any) -> Aggregate:
 def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundScore | None]:
     """Return the scale that is folded into the queries, and the bound score; None for the dot product, which is the engine's own."""
     params = head_params(score, call.heads, scale)
+    for name, number in params.items():
+        with np.errstate(over="ignore"):
+            if number is not None and not np.isfinite(np.asarray(number, call.compute)).all():
+                raise InvalidInputError(f"{name} must be finite in {call.compute}, in which it is used, got {number!r}")
     if type(score) is Dot:
+        if np.ndim(params["scale"]) > 1:
+            raise DimensionMismatchError(f"scale must be a number or have shape ({call.heads},), one for each head, got shape {np.shape(params['scale'])}")
         value = params["scale"]
         if value is None:
             value = 1 / math.sqrt(call.q.shape[-1])
@@ -428,6 +443,8 @@ def _run(
     threads: int,
 ) -> None:
     """Run the kernel, for all rows at once or for those of one plan after another."""
+    if not call.batch or not call.lq:
+        return
     kernel = _kernel(call.compute)
     scale, score = bound
     options = {
@@ -450,13 +467,18 @@ def _run(
         every = iter((None,))
     else:
         offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
-        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES) if call.batch else iter(())
+        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES)
     for plan in every:
-        failed = kernel.attend(call.q, call.k, v, out, lse, scale, plan=plan, **options)
+        # A score in Python sees what is masked, too, and need not warn of it: what matters shows in the result.
+        with np.errstate(all="ignore") if score is not None and score.forward is None else nullcontext():
+            failed = kernel.attend(call.q, call.k, v, out, lse, scale, plan=plan, **options)
         if failed:
             assert score is not None and score.error is not None
             error, score.error = score.error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame, and the frame would hold it
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -464,6 +486,19 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return np.empty(shape, dtype)
     except ValueError as error:  # a product beyond the address space
         raise MemoryError(f"a result of shape {shape} cannot be allocated: {error}") from None
+
+
+def _narrowed(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return an array in the dtype of the result. What is finite stays finite: −inf is for what is masked."""
+    if x.dtype == dtype:
+        return x
+    largest = np.nextafter(dtype.type(np.inf), dtype.type(0)).astype(x.dtype)
+    return np.where(np.isfinite(x), np.clip(x, -largest, largest), x).astype(dtype)
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype in the byte order of this machine."""
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def _outer(call: Call, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -486,7 +521,18 @@ def _linear_values(how: Aggregate, call: Call) -> np.ndarray:
         raise DimensionMismatchError(f"{name} must return an array of shape {call.v.shape[:-1]} + (width,), got {getattr(values, 'shape', type(values))}")
     from .validation import clean
 
-    return clean(values, call.compute)
+    return clean(_real(values, name, call), call.compute)
+
+
+def _real(found: Any, what: str, call: Call) -> np.ndarray:
+    """Return what an aggregate returned as an array that fits the compute dtype."""
+    try:
+        array = np.asarray(found)
+    except ValueError as error:
+        raise InvalidInputError(f"{what} returned what is no array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"{what} must return real numbers, got {array.dtype}")
+    return saturated(array, call.compute) if array.dtype.itemsize > call.compute.itemsize else array
 
 
 def _finish(how: Aggregate, acc: np.ndarray, lse: np.ndarray, call: Call) -> np.ndarray:
@@ -494,7 +540,7 @@ def _finish(how: Aggregate, acc: np.ndarray, lse: np.ndarray, call: Call) -> np.
     empty = _empty_rows(call, acc, lse)
     flat = acc.reshape(-1, acc.shape[-1])
     kept = flat[~empty] if empty.any() else flat
-    finished = np.asarray(how.finish(kept))
+    finished = _real(how.finish(kept), f"{type(how).__name__}.finish", call)
     if finished.ndim != 2 or finished.shape[0] != kept.shape[0]:
         raise DimensionMismatchError(f"{type(how).__name__}.finish must return an array of shape ({kept.shape[0]}, width), got {finished.shape}")
     result = np.zeros((flat.shape[0], finished.shape[-1]), call.compute)
@@ -527,18 +573,27 @@ def _logits(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: in
 
 
 def _may_overflow(call: Call, scale: np.ndarray) -> bool:
-    """Tell whether finite queries and keys are so large that their products may not be finite."""
+    """Tell whether finite queries, keys and bias are so large that the logits may not be finite."""
     if not call.q.size or not call.k.size:
         return False
+    most = np.float64(np.finfo(call.compute).max) / 4
+    if call.bias is not None:
+        # −inf masks; the largest of the others counts.
+        seen = np.isfinite(call.bias)
+        if max(call.bias.max(where=seen, initial=0), -call.bias.min(where=seen, initial=0)) > most:
+            return True
     with np.errstate(all="ignore"):
         largest = np.float64(np.abs(call.q).max()) * np.float64(np.abs(call.k).max())
-        limit = np.float64(np.finfo(call.compute).max) / (4 * call.q.shape[-1] * max(1.0, float(np.abs(scale).max())))
+        limit = most / (call.q.shape[-1] * max(1.0, float(np.abs(scale).max())))
     # NaN and infinity are not finite input: they go the usual way.
     return bool(np.isfinite(call.q).all() and np.isfinite(call.k).all() and not largest < limit)
 
 
-def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: int, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of all rows of the call and their lse; ``first`` is the index of its first row, for the dropout."""
+def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: int, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the weights of all rows of the call, their lse, and which rows may attend to something.
+
+    ``first`` is the index of the call's first row, for the dropout.
+    """
     logits = _logits(call, bound, threads)
     sinks = None if call.sinks is None else call.sinks[:, None]
     if call.lk:
@@ -550,6 +605,7 @@ def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: i
     with np.errstate(all="ignore"):
         reference = np.where(np.isneginf(top), 0, top).astype(logits.dtype)
         masked = np.isneginf(logits)
+        some = ~masked.all(-1)
         logits -= reference[..., None]
         weights = np.exp(logits, out=logits)
         # What is masked stays 0 even beside NaN.
@@ -567,7 +623,7 @@ def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: i
             for h in range(call.heads):
                 flat[b, h] *= kept_weights(call.dropout, call.seed, b, h, rows, call.lk)
         weights *= call.compute.type(1 / (1 - call.dropout))
-    return weights, lse
+    return weights, lse, some
 
 
 REDUCED = 1 << 22
@@ -583,18 +639,21 @@ def _reduce(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore | No
     for first in range(0, call.lq, step):
         part = call.rows(first, min(first + step, call.lq))
         again = bound if bound[1] is None else (bound[0], bound[1].for_rows(part))
-        weights, lse[..., first : first + step] = _weights(part, again, threads, first)
+        weights, lse[..., first : first + step], seen = _weights(part, again, threads, first)
         weights = weights.reshape(call.batch, call.heads, part.lq, call.lk)
+        seen = seen.reshape(call.batch, call.heads, part.lq)
         for b in range(call.batch):
             for h in range(call.heads):
-                some = weights[b, h].any(-1)
-                rows = np.asarray(how.reduce(weights[b, h][some], v[b, h // group])) if some.any() else None
-                if rows is None:
+                some = seen[b, h]
+                if not some.any():
                     continue
+                rows = _real(how.reduce(weights[b, h][some], v[b, h // group]), f"{type(how).__name__}.reduce", call)
                 if rows.ndim != 2 or rows.shape[0] != some.sum():
                     raise DimensionMismatchError(f"{type(how).__name__}.reduce must return an array of shape ({some.sum()}, width), got {rows.shape}")
                 if result is None:
                     result = np.zeros((call.batch, call.heads, call.lq, rows.shape[-1]), call.compute)
+                if rows.shape[-1] != result.shape[-1]:
+                    raise DimensionMismatchError(f"{type(how).__name__}.reduce must return one width, got {result.shape[-1]} and then {rows.shape[-1]}")
                 result[b, h, first : first + step][some] = rows
     if result is None:  # nothing attends to anything: the width of the values is the best guess
         result = np.zeros((call.batch, call.heads, call.lq, call.v.shape[-1]), call.compute)

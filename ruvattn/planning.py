@@ -8,6 +8,7 @@ here depends on the number of threads.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ BLOCK_ROWS = 32
 
 WORD_BUDGET = 1 << 21
 """Words of bits in one plan, at which it is handed over (8 MB)."""
+
+SEGMENT_WORDS = 32
+"""What a segment itself counts for: Python's objects take more room than the arrays made of them."""
 
 EVALUATED = 1 << 20
 """Pairs that `Pattern.allowed` is asked for at once."""
@@ -97,7 +101,7 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
         r1 = min(r0 + block, lq)
         for own, (b, h) in zip(found, owners, strict=True):
             segments = _segments(pattern, r0 + int(offsets[b]), r1 + int(offsets[b]), lk, h, b if pattern.by_batch else 0)
-            words += sum(bits.size for _, _, bits in segments if bits is not None)
+            words += sum(SEGMENT_WORDS if bits is None else SEGMENT_WORDS + bits.size for _, _, bits in segments)
             own.append(segments)
         if words >= WORD_BUDGET or r1 == lq:
             yield _pack(found, first, r1 - first, block, len(owners) // batches if by_batch else 0, bool(pattern.by_head))
@@ -145,8 +149,12 @@ def _evaluated(pattern: Pattern, i0: int, i1: int, start: int, stop: int, head: 
     """Ask `allowed`, and cut the range into what no row sees, what all see, and what comes with bits, 32 keys at a time."""
     i = np.arange(i0, i1, dtype=np.int64)[:, None]
     j = np.arange(start, stop, dtype=np.int64)[None, :]
-    answer = np.asarray(pattern.allowed(i, j, head=head, batch=batch))
     name = f"{type(pattern).__name__}.allowed"
+    answer = pattern.allowed(i, j, head=head, batch=batch)
+    try:
+        answer = np.asarray(answer)
+    except ValueError as error:
+        raise InvalidInputError(f"{name} must return an array of booleans: {error}") from None
     if answer.dtype != np.bool_:
         raise InvalidInputError(f"{name} must return booleans, got {answer.dtype}")
     try:
@@ -173,9 +181,12 @@ def _evaluated(pattern: Pattern, i0: int, i1: int, start: int, stop: int, head: 
 
 def _ranges(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> list[tuple[int, int, bool]]:
     """Ask `ranges` for blocks that start at multiples of the pattern's row_block, and unite what they answer."""
-    step = pattern.row_block
-    if not isinstance(step, int) or step < 1:
-        raise InvalidInputError(f"{type(pattern).__name__}.row_block must be a positive int, got {step!r}")
+    try:
+        step = operator.index(pattern.row_block)
+    except TypeError:
+        step = 0
+    if step < 1:
+        raise InvalidInputError(f"{type(pattern).__name__}.row_block must be a positive int, got {pattern.row_block!r}")
     if step == 1:
         blocks = [(i0, i1)]
     else:
@@ -206,7 +217,7 @@ def _checked(answer: Any, pattern: Pattern, i0: int, i1: int, lk: int) -> list[t
     what = f"{type(pattern).__name__}.ranges({i0}, {i1}, {lk})"
     try:
         starts, stops, full = (np.asarray(part).ravel().tolist() for part in answer)
-        triples = [(int(a), int(b), bool(c)) for a, b, c in zip(starts, stops, full, strict=True)]
+        triples = [(operator.index(a), operator.index(b), bool(c)) for a, b, c in zip(starts, stops, full, strict=True)]
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{what} must return three sequences of one length, starts, stops and full: {error}") from None
     last = 0

@@ -134,7 +134,7 @@ def read_call(
     if mask is not None:
         _read_mask(mask, call)
     if softcap is not None:
-        call.softcap = _positive(softcap, "softcap")
+        call.softcap = _read_softcap(softcap, call)
     if sinks is not None:
         call.sinks = _read_sinks(sinks, call)
     call.dropout = check_probability(dropout, "dropout")
@@ -156,13 +156,18 @@ def as_array(x: Any, name: str) -> np.ndarray:
         raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(…) and mask=")
     if is_scipy_sparse(x):
         raise InvalidInputError(f"{name} is a scipy.sparse array: pass a dense one ({name}.toarray())")
-    try:
-        array = np.asarray(x)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"{name} is no array of numbers: {error}") from None
+    array = _numbers(x, name)
     if array.dtype.name not in _COMPUTE:
         raise UnsupportedError(f"{name} has dtype {array.dtype}: use float32, float64, float16 or bfloat16 ({name}.astype('float32'))")
     return array
+
+
+def _numbers(x: Any, name: str) -> np.ndarray:
+    """Return an argument as an array of whatever dtype it has."""
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError) as error:  # ragged lists, most of all
+        raise InvalidInputError(f"{name} is no array of numbers: {error}") from None
 
 
 def clean(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
@@ -176,7 +181,13 @@ def clean(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         and not any(stride % size for stride in array.strides)
     ):
         return array
-    return np.ascontiguousarray(array, dtype)
+    return _copied(array, dtype, array.ndim - 1)
+
+
+def _copied(array: np.ndarray, dtype: np.dtype[Any], axes: int) -> np.ndarray:
+    """Return a contiguous copy in a dtype, in which the first so many axes stay repeated where a stride of 0 (``np.broadcast_to``) repeats them."""
+    once = np.ascontiguousarray(array[tuple(slice(None if stride else 1) for stride in array.strides[:axes])], dtype)
+    return once if once.shape == array.shape else np.broadcast_to(once, array.shape)
 
 
 def _read_arrays(q: Any, k: Any, v: Any) -> Call:
@@ -195,9 +206,6 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     if q.ndim != k.ndim or q.ndim != v.ndim:
         listed = ", ".join(f"{name} {array.shape}" for name, array in given.items())
         raise DimensionMismatchError(f"q, k and v must have the same number of axes, got {listed}")
-    single = q.ndim == 2
-    if single:
-        q, k, v = q[None], k[None], v[None]
     if q.shape[-1] != k.shape[-1]:
         raise DimensionMismatchError(f"k must have the width of q, which is {q.shape[-1]}, got {k.shape[-1]} (shapes {q.shape} and {k.shape})")
     if k.shape[-2] != v.shape[-2]:
@@ -205,6 +213,9 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     if q.shape[-1] == 0 or v.shape[-1] == 0:
         name, shape = ("q", q.shape) if q.shape[-1] == 0 else ("v", v.shape)
         raise InvalidInputError(f"{name} must have a width of at least 1, got shape {shape}")
+    single = q.ndim == 2
+    if single:
+        q, k, v = q[None], k[None], v[None]
     if k.shape[-3] != v.shape[-3]:
         raise DimensionMismatchError(f"v must have as many heads as k, which has {k.shape[-3]}, got {v.shape[-3]} (shapes {k.shape} and {v.shape})")
     if k.shape[-3] == 0 or q.shape[-3] == 0 or q.shape[-3] % k.shape[-3]:
@@ -224,7 +235,7 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> np.ndarray:
     """Check an array that is to be written: its shape, dtype, and that it overlaps neither an input nor itself."""
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise InvalidInputError(f"out must be a numpy array, got {type(out).__name__}")
     if out.shape != shape:
         raise DimensionMismatchError(f"out must have shape {shape}, got {out.shape}")
@@ -302,7 +313,12 @@ def check_window(window: Any) -> tuple[int, int]:
 
 
 def _number(value: Any, name: str) -> float:
-    array = np.asarray(value) if not isinstance(value, str) else np.asarray(None)
+    if isinstance(value, int) and not isinstance(value, bool):  # of more than 64 bits, too, which an array would not take
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    array = _numbers(value, name)
     if array.ndim or array.dtype.kind not in "fiu":
         raise InvalidInputError(f"{name} must be a number, got {value!r}")
     return float(array)
@@ -315,15 +331,23 @@ def _positive(value: Any, name: str) -> float:
     return number
 
 
+def _read_softcap(softcap: Any, call: Call) -> float:
+    number = _positive(softcap, "softcap")
+    limits = np.finfo(call.compute)
+    # Beyond the range of the dtype c·tanh(s/c) is s, which is no cap; far below 1 it is 0, and 1/c has to stay finite.
+    return 0.0 if number > float(limits.max) else max(number, 4 * float(limits.tiny))
+
+
 def _read_sinks(sinks: Any, call: Call) -> np.ndarray:
-    array = np.asarray(sinks)
+    array = _numbers(sinks, "sinks")
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise InvalidInputError(f"sinks must be numbers, got dtype {array.dtype}")
     if array.shape != (call.heads,):
         raise DimensionMismatchError(f"sinks must have one entry for each of the {call.heads} query heads, got shape {array.shape}")
-    array = array.astype(call.compute)
+    with np.errstate(over="ignore"):
+        array = array.astype(call.compute)
     if np.any(np.isnan(array)) or np.any(array == np.inf):
-        raise InvalidInputError(f"sinks must be finite, or -inf for none, got {sinks!r}")
+        raise InvalidInputError(f"sinks must be finite in {call.compute}, or -inf for none, got {sinks!r}")
     return np.ascontiguousarray(array)
 
 
@@ -331,7 +355,7 @@ def _read_sinks(sinks: Any, call: Call) -> np.ndarray:
 
 
 def _per_batch(value: Any, name: str, call: Call, least: int | None) -> np.ndarray:
-    array = np.asarray(value)
+    array = _numbers(value, name)
     if array.dtype.kind not in "iu":
         raise InvalidInputError(f"{name} must be an int, or an int for each batch entry, got {value!r}")
     try:
@@ -344,6 +368,8 @@ def _per_batch(value: Any, name: str, call: Call, least: int | None) -> np.ndarr
 
 
 def _read_key_lengths(value: Any, call: Call) -> np.ndarray:
+    if isinstance(value, int) and value > call.lk:  # an int of more than 64 bits is no array
+        raise InvalidInputError(f"key_lengths must be at most the number of keys, {call.lk}, got {value}")
     array = _per_batch(value, "key_lengths", call, 0)
     if np.any(array > call.lk):
         raise InvalidInputError(f"key_lengths must be at most the number of keys, {call.lk}, got {int(array.max())}")
@@ -356,10 +382,16 @@ def _read_query_offset(value: Any, call: Call) -> np.ndarray | None:
             raise InvalidInputError(f"query_offset must be an int, an int for each batch entry, or 'end', got {value!r}")
         valid = np.full(call.batch, call.lk, np.int64) if call.key_length is None else call.key_length
         return valid - call.lq
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value == 0:
+            return None
+        value = max(-FAR, min(value, FAR))  # here, since an int of more than 64 bits is no array
     array = _per_batch(value, "query_offset", call, None)
     # Comparing first: an unsigned or 64-bit number may not survive arithmetic.
-    array = np.clip(array, -FAR if array.dtype.kind == "i" and array.dtype.itemsize == 8 else None, None)
-    array = np.minimum(array, FAR).astype(np.int64) if array.dtype.itemsize == 8 else array.astype(np.int64)
+    if array.dtype.itemsize == 8:
+        array = np.minimum(array, FAR).astype(np.int64)
+        array = np.maximum(array, -FAR)
+    array = array.astype(np.int64)
     return array if np.any(array) else None
 
 
@@ -382,16 +414,16 @@ def _broadcast(array: np.ndarray, name: str, call: Call) -> np.ndarray:
 def _read_bias(bias: Any, call: Call) -> np.ndarray:
     if isinstance(bias, np.ma.MaskedArray) or is_scipy_sparse(bias):
         raise InvalidInputError(f"bias must be a dense array without a mask of its own, got {type(bias).__name__}")
-    array = np.asarray(bias)
+    array = _numbers(bias, "bias")
     if array.dtype == np.bool_:
         raise InvalidInputError("bias must be numbers that are added to the logits, got booleans: pass those as mask=")
-    if array.dtype != call.dtype and array.dtype.newbyteorder("=") != call.compute:
+    if array.dtype.newbyteorder("=") not in (call.dtype, call.compute):
         raise UnsupportedError(f"bias must have the dtype of q, {call.dtype}, or the compute dtype, {call.compute}, got {array.dtype}")
+    array = _broadcast(array, "bias", call)
     size = call.compute.itemsize
     if array.dtype != call.compute or not array.flags.aligned or not array.dtype.isnative or any(stride % size for stride in array.strides):
-        # Converted before it is broadcast: the copy stays as small as what came.
-        array = np.ascontiguousarray(array, call.compute)
-    return _broadcast(array, "bias", call)
+        array = _copied(array, call.compute, array.ndim)
+    return array
 
 
 def _read_mask(mask: Any, call: Call) -> None:
@@ -428,6 +460,8 @@ def _read_pattern(pattern: Pattern, call: Call) -> None:
     elif isinstance(pattern, KeyLengths) and kind is KeyLengths and call.key_length is None and pattern.lengths.size in (1, call.batch):
         # Longer than the keys is the same as all of them; "end" of query_offset looks at the argument key_lengths only.
         call.key_length = np.broadcast_to(np.minimum(pattern.lengths.ravel(), call.lk), (call.batch,)).astype(np.int64)
+    elif isinstance(pattern, KeyLengths) and pattern.lengths.size not in (1, call.batch):
+        raise DimensionMismatchError(f"lengths of mask must be one number or one for each of the {call.batch} batch entries, got {pattern!r}")
     elif kind is BoolMask:
         call.mask = _broadcast(pattern.mask, "mask", call)  # type: ignore[attr-defined]
     elif isinstance(pattern, SparseMatrixMask):
