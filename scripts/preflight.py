@@ -16,7 +16,7 @@ def problems():
     """Yield a line for each thing that is missing."""
     version = "{}.{}".format(*sys.version_info)
     if sys.version_info < (3, 11):  # noqa: UP036 (this is the line that says so)
-        yield "Python 3.11 or newer is needed, {} is {}: try `make PYTHON=python3.13 …`".format(sys.executable, version)
+        yield f"Python 3.11 or newer is needed, {sys.executable} is {version}: try `make PYTHON=python3.13 …`"
         return
     try:
         import ensurepip  # noqa: F401
@@ -25,10 +25,10 @@ def problems():
         yield "this Python cannot make virtual environments: apt-get install python3-venv"
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
     if not shutil.which(compiler):
-        yield "no C compiler, {!r} is not there: apt-get install gcc, or set CC".format(compiler)
+        yield f"no C compiler, {compiler!r} is not there: apt-get install gcc, or set CC"
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
     if not os.path.exists(header):
-        yield "no {}: apt-get install python3-dev".format(header)
+        yield f"no {header}: apt-get install python3-dev"
 
 
 if __name__ == "__main__":
