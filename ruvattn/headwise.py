@@ -31,6 +31,10 @@ SMALL = 1 << 15
 """Outputs of no more elements than this are copied when heads are merged: that is quicker than the checks of ``out=``."""
 
 
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+_NAMES = ("q", "k", "v")
+
+
 def split_heads(x: np.ndarray, num_heads: int) -> np.ndarray:
     """Return a view with the last axis split into heads.
 
@@ -136,9 +140,9 @@ class HeadwiseAttention(Attention):
                 raise InvalidInputError(
                     f"{name} must be a registered name, got {value!r}: an instance has no place in a configuration; register it, or call ruvattn.attention"
                 )
-        for name, flag in (("causal", causal), ("check_finite", check_finite)):
-            if not isinstance(flag, bool | np.bool_):
-                raise InvalidInputError(f"{name} must be True or False, got {flag!r}")
+        for name, given in (("score_options", score_options), ("aggregate_options", aggregate_options)):
+            if given is not None and not isinstance(given, Mapping):
+                raise InvalidInputError(f"{name} must be a mapping of names to values, got {given!r}")
         if softcap is not None and not _is_positive(softcap):
             raise InvalidInputError(f"softcap must be a positive finite number, got {softcap!r}: leave it out for none")
         self._config = AttentionConfig(
@@ -151,11 +155,11 @@ class HeadwiseAttention(Attention):
                 "score_options": dict(score_options or {}),
                 "aggregate": aggregate,
                 "aggregate_options": dict(aggregate_options or {}),
-                "causal": bool(causal),
+                "causal": check_bool(causal, "causal"),
                 "window": None if window is None else check_window(window),
                 "scale": scale,
                 "softcap": None if softcap is None else float(softcap),
-                "check_finite": bool(check_finite),
+                "check_finite": check_bool(check_finite, "check_finite"),
                 "max_keys": None if max_keys is None else check_int(max_keys, "max_keys", 1),
                 **(own or {}),
             },
@@ -267,14 +271,14 @@ class HeadwiseAttention(Attention):
         UnsupportedError
             If a dtype is none of float32, float64, float16 and bfloat16, or if they differ.
         """
-        inputs = self._read_inputs(q, k, v)
+        inputs = self._read_inputs(q, k, v, _NAMES)
         options = self._constant.copy()
         if mask is not None:
             options["mask"] = mask
         if bias is not None:
             options["bias"] = bias
-        if self._causal or causal is not False:
-            options["causal"] = causal or self._causal
+        if check_bool(causal, "causal") or self._causal:
+            options["causal"] = True
         if window is not None:
             window = check_window(window)
         if self._window is not None:
@@ -292,7 +296,7 @@ class HeadwiseAttention(Attention):
         if sinks is not None:
             options["sinks"] = sinks
         self._add_dropout(options, dropout, seed)
-        return self._attend(inputs, options, out, threads)
+        return self._attend(inputs, options, out, threads, _NAMES)
 
     def forward(self, query: Any, keys: Any, values: Any) -> np.ndarray:
         """Attend with one query, which stands at the last key.
@@ -316,7 +320,7 @@ class HeadwiseAttention(Attention):
         AttentionError
             As for `attend`.
         """
-        return self._single(check_rank(query, "query", 1, "forward_batch takes several")[None], keys, values)[0]
+        return self._single(check_rank(query, "query", 1, "forward_batch takes several")[None], keys, values, "query")[0]
 
     def forward_batch(self, queries: Any, keys: Any, values: Any) -> np.ndarray:
         """Attend with several queries, each on its own at the last key: row b is what `forward` gives for query b.
@@ -340,11 +344,12 @@ class HeadwiseAttention(Attention):
         AttentionError
             As for `attend`.
         """
-        return self._single(check_rank(queries, "queries", 2, "forward takes one"), keys, values)
+        return self._single(check_rank(queries, "queries", 2, "forward takes one"), keys, values, "queries")
 
-    def _single(self, queries: np.ndarray, keys: Any, values: Any) -> np.ndarray:
+    def _single(self, queries: np.ndarray, keys: Any, values: Any, name: str) -> np.ndarray:
         hint = "batches go through a call, variant(q, k, v)"
-        inputs = self._read_inputs(queries, check_rank(keys, "keys", 2, hint), check_rank(values, "values", 2, hint), _SINGLE_NAMES)
+        names = (name, "keys", "values")
+        inputs = self._read_inputs(queries, check_rank(keys, "keys", 2, hint), check_rank(values, "values", 2, hint), names)
         options = self._constant.copy()
         if self._causal:
             options["causal"] = True
@@ -353,7 +358,7 @@ class HeadwiseAttention(Attention):
         if self._positional:
             options["query_offset"] = "end"
         self._add_dropout(options, None, None)
-        out, context = self._attend(inputs, options, None, None, alone=self._positional)
+        out, context = self._attend(inputs, options, None, None, names, alone=self._positional)
         self._remember(context)
         return out
 
@@ -378,7 +383,7 @@ class HeadwiseAttention(Attention):
         Parameters
         ----------
         merged : ndarray, (..., Lq, num_heads·Do)
-            The heads beside each other.
+            The heads beside each other; may be a view of `out`.
         dtype : dtype
             Of the output.
         out : ndarray, optional
@@ -391,7 +396,7 @@ class HeadwiseAttention(Attention):
         """
         if out is None:
             return merged.astype(dtype, copy=False)
-        if not np.shares_memory(merged, out):
+        if not np.may_share_memory(merged, out):  # else the engine has written it there
             out[...] = merged
         return out
 
@@ -413,18 +418,20 @@ class HeadwiseAttention(Attention):
     # --- its parts ----------------------------------------------------------------------------------------------------------------
 
     def _attend(
-        self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any], out: np.ndarray | None, threads: int | None, alone: bool = False
+        self, inputs: _Arrays, options: dict[str, Any], out: np.ndarray | None, threads: int | None, names: tuple[str, str, str], alone: bool = False
     ) -> tuple[np.ndarray, Context]:
         """Project, split, attend, merge and project; ``alone``: each row of q is a batch entry of its own, and all share the keys."""
         q, k, v = inputs
         length = q.shape[-2]
-        self._check_numbers(inputs, options)
+        self._check_numbers(inputs, options, names)
         shape = (*q.shape[:-1], self.output_dim(v.shape[-1]))
         if out is not None and self._streams_values:
             given: dict[str, Any] = {"q": q, "k": k, "v": v, **self._parameters()}
             given.update((name, options[name]) for name in ("mask", "bias", "sinks") if name in options)
             out = check_out(out, shape, q.dtype, given)
         a, b, c = self.project_inputs(q, k, v)
+        if a.dtype != q.dtype and "bias" in options and np.asarray(options["bias"]).dtype == q.dtype:
+            options["bias"] = np.asarray(options["bias"]).astype(a.dtype)
         a, b, c = split_heads(a, self.num_heads), split_heads(b, self.num_kv_heads), split_heads(c, self.num_kv_heads)
         if alone:
             a = a.swapaxes(0, 1)[..., None, :]
@@ -442,7 +449,7 @@ class HeadwiseAttention(Attention):
         """Return where the engine is to write the heads so that merging them is a view; None to let it choose."""
         *lead, heads, length, _ = q.shape
         width = v.shape[-1]
-        if out is not None and self._streams_values and out.dtype == q.dtype and out.shape == (*lead, length, heads * width) and not self._projects:
+        if out is not None and self._streams_values and not self._projects:
             return split_heads(out, heads)
         if heads == 1 or length == 1 or not self._streams_values or q.size // q.shape[-1] * width <= SMALL:
             return None
@@ -467,16 +474,14 @@ class HeadwiseAttention(Attention):
                 seed = secrets.randbits(64)
             options["dropout"], options["seed"] = rate, seed
 
-    def _read_inputs(self, q: Any, k: Any, v: Any, names: tuple[str, str, str] = ("q", "k", "v")) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _read_inputs(self, q: Any, k: Any, v: Any, names: tuple[str, str, str]) -> _Arrays:
         """Check shapes and dtypes."""
         k = q if k is None else k
         v = k if v is None else v
-        q, k, v = arrays = tuple(as_array(x, name) for x, name in zip((q, k, v), names, strict=True))
-        dtype = q.dtype
-        if k.dtype != dtype or v.dtype != dtype:
+        q, k, v = arrays = _native(q, names[0]), _native(k, names[1]), _native(v, names[2])
+        if k.dtype != q.dtype or v.dtype != q.dtype:
             listed = ", ".join(f"{name} {x.dtype}" for name, x in zip(names, arrays, strict=True))
-            if len({x.dtype.name for x in arrays}) > 1:  # byte order does not matter
-                raise UnsupportedError(f"{names[0]}, {names[1]} and {names[2]} must share one dtype, got {listed}: convert them with .astype")
+            raise UnsupportedError(f"{names[0]}, {names[1]} and {names[2]} must share one dtype, got {listed}: convert them with .astype")
         lead = q.shape[:-2]
         for name, x, width in zip(names, arrays, (self.embed_dim, self.key_dim, self.value_dim), strict=True):
             if x.ndim < 2:
@@ -498,7 +503,7 @@ class HeadwiseAttention(Attention):
             )
         return q, k, v
 
-    def _check_numbers(self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any]) -> None:
+    def _check_numbers(self, inputs: _Arrays, options: dict[str, Any], names: tuple[str, str, str]) -> None:
         """Check how many keys a row sees, and that all numbers are numbers."""
         q, k, v = inputs
         limit = self._max_keys
@@ -506,16 +511,16 @@ class HeadwiseAttention(Attention):
             attended = keys_per_row(k.shape[-2], options)
             if attended > limit:
                 raise InputTooLargeError(
-                    f"k has {k.shape[-2]:,} keys, of which a row would attend to {attended:,}, and max_keys is {limit:,}: "
+                    f"{names[1]} has {k.shape[-2]:,} rows, of which a row would attend to {attended:,}, and max_keys is {limit:,}: "
                     "attend to fewer, or create the variant with a larger max_keys, or None"
                 )
         if not self._check_finite:
             return
-        check_finite(q, "q")
+        check_finite(q, names[0])
         if k is not q:
-            check_finite(k, "k")
+            check_finite(k, names[1])
         if v is not k:
-            check_finite(v, "v")
+            check_finite(v, names[2])
         bias = options.get("bias")
         if bias is not None:
             array = np.asarray(bias)
@@ -526,7 +531,9 @@ class HeadwiseAttention(Attention):
                     raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
 
 
-_SINGLE_NAMES = ("query", "keys", "values")
+def _native(x: Any, name: str) -> np.ndarray:
+    array = as_array(x, name)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
@@ -564,6 +571,13 @@ def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
 def _narrower(a: int, b: int) -> int:
     """Return the narrower of two bounds of a window, of which −1 is none."""
     return max(a, b) if min(a, b) < 0 else min(a, b)
+
+
+def check_bool(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def _is_positive(value: Any) -> bool:

@@ -391,8 +391,11 @@ class Attention(ABC):
         self._remember(None)
 
     def _remember(self, context: Context | None) -> None:
-        # Not in __init__, which subclasses may not call; setdefault is atomic, so that threads agree on the object.
-        self.__dict__.setdefault("_memory", threading.local()).context = context
+        memory = self.__dict__.get("_memory")
+        if memory is None:
+            # Not in __init__, which subclasses may not call; setdefault is atomic, so that threads agree on the object.
+            memory = self.__dict__.setdefault("_memory", threading.local())
+        memory.context = context
 
     def _remembered(self) -> Context | None:
         return getattr(self.__dict__.get("_memory"), "context", None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInputError, UnsupportedError
-from ..headwise import MAX_KEYS, HeadwiseAttention
+from ..headwise import MAX_KEYS, HeadwiseAttention, check_bool
 from ..validation import check_int, check_seed
 
 __all__ = ["MultiHeadAttention"]
@@ -104,9 +104,7 @@ class MultiHeadAttention(HeadwiseAttention):
         **common: Any,
     ) -> None:
         """Initialise a variant whose keys and values may have other widths than its queries."""
-        for name, value in (("projections", projections), ("bias", bias)):
-            if not isinstance(value, bool | np.bool_):
-                raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+        projections, bias = check_bool(projections, "projections"), check_bool(bias, "bias")
         dtype = _parameter_dtype(dtype)
         seed = check_seed(seed)
         heads = check_int(num_heads, "num_heads", 1)
@@ -121,10 +119,10 @@ class MultiHeadAttention(HeadwiseAttention):
             if bias:
                 raise InvalidInputError("bias must be False without projections, since it belongs to them")
         own = {
-            "num_kv_heads": num_kv_heads, "projections": bool(projections), "bias": bool(bias), "seed": seed, "dtype": dtype.name, **own,
+            "num_kv_heads": num_kv_heads, "projections": projections, "bias": bias, "seed": seed, "dtype": dtype.name, **own,
         }  # fmt: skip
         HeadwiseAttention.__init__(self, embed_dim, num_heads, own=own, **common)
-        self._projects = bool(projections)
+        self._projects = projections
         self._arrays: dict[str, np.ndarray] = {}
         if not projections:
             return
@@ -138,7 +136,11 @@ class MultiHeadAttention(HeadwiseAttention):
             ("o", self.embed_dim, self.embed_dim),
         ):
             limit = np.sqrt(6 / (fan_in + fan_out))
-            self._arrays[f"W_{name}"] = rng.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)
+            try:
+                drawn = rng.uniform(-limit, limit, (fan_in, fan_out))
+            except ValueError as error:  # a product beyond the address space
+                raise MemoryError(f"W_{name} of shape {(fan_in, fan_out)} cannot be allocated: {error}") from None
+            self._arrays[f"W_{name}"] = drawn.astype(dtype)
             if bias:
                 self._arrays[f"b_{name}"] = np.zeros(fan_out, dtype)
 
