@@ -1,0 +1,10 @@
+"""The asv suite.
+
+    common.py      data, and the shape of a benchmark: a case and a number of threads ─► time_ and peakmem_
+    engine.py      ruvattn.attention: what it can be asked for, one class a subject
+    variants.py    ruvattn.create: every variant that the project maintains, by name
+    imports.py     import time
+
+It imports under any version of ruvattn, and under none: what is benchmarked is looked for in `setup`, which raises NotImplementedError, asv's
+"skip", where a version lacks it. Parameters are literals for the same reason: results of two versions must be of the same things.
+"""

@@ -1,0 +1,396 @@
+"""ruvattn beside its peers, and the other figures that the project sets itself.
+
+    python asv_benchmarks/peers.py                      against torch's scaled_dot_product_attention, 1 and 2 threads
+    python asv_benchmarks/peers.py --shapes causal      only the shapes whose name holds that word
+    python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --numpy-score --isa --import --all
+
+Both libraries run in one process, alternately, on the same arrays; every number of threads has a process of its own, started with
+OMP_NUM_THREADS and OPENBLAS_NUM_THREADS set. NumPy's SGEMM takes part in every round of a large shape, for a machine drifts within minutes: the
+share of it is a ratio of medians of the same rounds. `make bench-peers` runs this in a venv with torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import figures
+from timing import PAUSE, ChildError, alternate, describe_machine, geometric_mean, run_child
+
+__all__ = ["SHAPES", "Shape", "main"]
+
+TORCH = "torch==2.13.0"
+"""The peer that the bars were set with."""
+
+SGEMM = 2048
+"""Rows and columns of the matrices of the SGEMM."""
+
+SHARE_FROM = 1e9
+"""Operations from which on a shape is compared with SGEMM; what is smaller has other limits than arithmetic."""
+
+ORACLE_PAIRS = 2**24
+"""Logits up to which the result is compared with the float64 oracle, which holds them all."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One problem: what torch and ruvattn are both asked for.
+
+    Attributes
+    ----------
+    name : str
+        How it is listed.
+    batch, heads, queries, keys, dim : int
+        Of q (batch, heads, queries, dim) and k.
+    kv_heads, value_dim : int, optional
+        Where they differ from `heads` and `dim`.
+    causal : bool
+        Top-left aligned.
+    mask : {None, "bool", "bias"}
+        A random mask with half of the pairs, (1, 1, queries, keys); or a bias, (1, heads, queries, keys).
+    """
+
+    name: str
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    dim: int
+    kv_heads: int | None = None
+    value_dim: int | None = None
+    causal: bool = False
+    mask: str | None = None
+
+    @property
+    def pairs(self) -> int:
+        """The (query, key) pairs that have to be computed, of all heads; a bool mask leaves none out, for neither library can skip half a block."""
+        a_head = self.queries * self.keys
+        if self.causal:
+            inside = min(self.queries, self.keys)
+            a_head = inside * (inside + 1) // 2 + max(0, self.queries - self.keys) * self.keys
+        return self.batch * self.heads * a_head
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of the two matrix products."""
+        return 2 * self.pairs * (self.dim + (self.value_dim or self.dim))
+
+    def arrays(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return q, k, v and the option ``mask`` or ``bias``, the same in every run."""
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        kv_heads = self.kv_heads or self.heads
+        shapes = (
+            (self.batch, self.heads, self.queries, self.dim),
+            (self.batch, kv_heads, self.keys, self.dim),
+            (self.batch, kv_heads, self.keys, self.value_dim or self.dim),
+        )
+        arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        if self.mask == "bool":
+            return arrays, {"mask": rng.random((1, 1, self.queries, self.keys)) < 0.5}
+        if self.mask == "bias":
+            return arrays, {"bias": rng.standard_normal((1, self.heads, self.queries, self.keys), dtype=np.float32)}
+        return arrays, {}
+
+
+SHAPES = (
+    Shape("dense 8x2048x32", 1, 8, 2048, 2048, 32),
+    Shape("dense 8x2048x64", 1, 8, 2048, 2048, 64),
+    Shape("dense 8x2048x80", 1, 8, 2048, 2048, 80),
+    Shape("dense 8x2048x128", 1, 8, 2048, 2048, 128),
+    Shape("dense 8x1024x64", 1, 8, 1024, 1024, 64),
+    Shape("dense 8x4096x64", 1, 8, 4096, 4096, 64),
+    Shape("causal 8x2048x64", 1, 8, 2048, 2048, 64, causal=True),
+    Shape("causal 8x4096x64", 1, 8, 4096, 4096, 64, causal=True),
+    Shape("short batch 4x8x128x64", 4, 8, 128, 128, 64),
+    Shape("short batch 32x12x128x32", 32, 12, 128, 128, 32),
+    Shape("short batch 16x8x77x64", 16, 8, 77, 77, 64),
+    Shape("values of 256 8x1024x64", 1, 8, 1024, 1024, 64, value_dim=256),
+    Shape("grouped 16/4x1024x64", 1, 16, 1024, 1024, 64, kv_heads=4),
+    Shape("grouped causal 16/4x1024x128", 1, 16, 1024, 1024, 128, kv_heads=4, causal=True),
+    Shape("bool mask 8x1024x64", 1, 8, 1024, 1024, 64, mask="bool"),
+    Shape("bias 8x1024x64", 1, 8, 1024, 1024, 64, mask="bias"),
+    Shape("decode 16x1x4096x128", 1, 16, 1, 4096, 128),
+    Shape("decode grouped 32/8x1x4096x128", 1, 32, 1, 4096, 128, kv_heads=8),
+    Shape("16 queries 8x16x4096x64", 1, 8, 16, 4096, 64),
+    Shape("tiny 8x16x64", 1, 8, 16, 16, 64),
+)
+
+
+# --- ruvattn and SDPA -------------------------------------------------------------------------------------------------------------
+
+
+def sdpa_task(names: list[str], threads: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Compare on the shapes of these names, in this process; yield a row for each and one for SGEMM over the whole run."""
+    import numpy as np
+    import torch
+
+    import ruvattn
+
+    torch.set_num_threads(threads)
+    pause = PAUSE if threads > 1 else 0.0
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, SGEMM, SGEMM), dtype=np.float32)
+    sgemm = partial(np.matmul, a, b, out=np.empty_like(a))
+    sgemm_seconds: list[float] = []
+    for shape in SHAPES:
+        if shape.name not in names:
+            continue
+        (q, k, v), options = shape.arrays()
+        ours = partial(ruvattn.attention, q, k, v, causal=shape.causal, threads=threads, **options)
+        theirs = _sdpa(shape, q, k, v, options)
+        calls: dict[str, Callable[[], Any]] = {"sdpa": theirs, "ruvattn": ours}
+        large = shape.operations >= SHARE_FROM
+        if large:
+            calls["sgemm"] = sgemm
+        with torch.inference_mode():
+            seconds = alternate(calls, rounds, pause=pause)
+            found, expected = ours(), theirs().numpy()
+        middle = {name: median(times) for name, times in seconds.items()}
+        gflops = shape.operations / middle["ruvattn"] / 1e9
+        row = {
+            "shape": shape.name,
+            "threads": threads,
+            "seconds": seconds,
+            "median": middle,
+            "ratio": middle["sdpa"] / middle["ruvattn"],
+            "gflops": gflops,
+            "share": None,
+            "difference": float(np.abs(found - expected).max()),
+            "error": None,
+            "sdpa_error": None,
+        }
+        if large:
+            sgemm_seconds += seconds["sgemm"]
+            row["share"] = gflops / _sgemm_gflops(middle["sgemm"])
+        if shape.batch * shape.heads * shape.queries * shape.keys <= ORACLE_PAIRS:
+            truth = ruvattn.reference.attention(q, k, v, causal=shape.causal, **options)
+            row["error"], row["sdpa_error"] = float(np.abs(found - truth).max()), float(np.abs(expected - truth).max())
+        yield row
+    if not sgemm_seconds:
+        sgemm_seconds = alternate({"sgemm": sgemm}, rounds)["sgemm"]
+    yield {"threads": threads, "sgemm_gflops": _sgemm_gflops(median(sgemm_seconds)), "torch": torch.__version__}
+
+
+def _sdpa(shape: Shape, q: Any, k: Any, v: Any, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return the call that does the same in torch."""
+    import torch
+
+    extra: dict[str, Any] = {}
+    for array in options.values():
+        extra["attn_mask"] = torch.from_numpy(array)
+    if shape.kv_heads is not None:
+        extra["enable_gqa"] = True
+    arrays = map(torch.from_numpy, (q, k, v))
+    return partial(torch.nn.functional.scaled_dot_product_attention, *arrays, is_causal=shape.causal, **extra)
+
+
+def _sgemm_gflops(seconds: float) -> float:
+    return 2 * SGEMM**3 / seconds / 1e9
+
+
+TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
+    "sdpa": sdpa_task,
+    "calls": figures.single_call_task,
+    "memory": figures.memory_task,
+    "numpy-score": figures.numpy_score_task,
+    "build": figures.build_task,
+}
+"""What runs in processes of its own, by the name that `timing.run_child` takes."""
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------------------
+
+
+class Report:
+    """Prints rows as they come, and keeps them for ``--json``."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.document: dict[str, Any] = {}
+
+    def say(self, text: str = "") -> None:
+        """Print a line: to stderr when stdout is for JSON."""
+        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+
+def compare(report: Report, names: list[str], thread_numbers: list[int], rounds: int) -> None:
+    """Compare with SDPA and print a table for each number of threads."""
+    rows: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
+    for threads in thread_numbers:
+        report.say(f"\nruvattn and torch scaled_dot_product_attention, float32, {_plural(threads, 'thread')}, medians of {rounds} alternating runs")
+        heads = (("sdpa", 11), ("ruvattn", 11), ("ratio", 8), ("GFLOP/s", 9), ("of SGEMM", 10), ("difference", 12), ("error", 10), ("sdpa error", 12))
+        report.say(f"{'shape':32}" + "".join(f"{head:>{width}}" for head, width in heads))
+        here = []
+        last: dict[str, Any] = {}
+        for row in run_child("sdpa", {"names": names, "threads": threads, "rounds": rounds}, threads=threads):
+            if "shape" not in row:
+                last = row
+                continue
+            here.append(row)
+            share = "" if row["share"] is None else f"{row['share']:.2f}"
+            errors = "".join(" " * width if row[key] is None else f"{row[key]:{width}.1e}" for key, width in (("error", 10), ("sdpa_error", 12)))
+            report.say(
+                f"{row['shape']:32}{_duration(row['median']['sdpa']):>11}{_duration(row['median']['ruvattn']):>11}{row['ratio']:8.2f}"
+                f"{row['gflops']:9.1f}{share:>10}{row['difference']:12.1e}{errors}"
+            )
+        ratios = {row["shape"]: row["ratio"] for row in here}
+        least = min(ratios, key=lambda name: ratios[name])
+        summary = {**last, "geometric_mean": geometric_mean(list(ratios.values())), "least": ratios[least], "least_shape": least}
+        report.say(f"geometric mean {summary['geometric_mean']:.3f}, the bar is 1.25 and the goal 1.6")
+        report.say(f"least {summary['least']:.3f} ({least}), the bar is 0.95 and the goal 1.0")
+        report.say(f"SGEMM of {SGEMM} cubed: {summary['sgemm_gflops']:.1f} GFLOP/s; of it, the bar is 0.88 at 8x2048x128 and 0.82 at 8x2048x64")
+        rows += here
+        summaries.append(summary)
+    report.document["sdpa"] = {"rounds": rounds, "shapes": rows, "summary": summaries}
+
+
+def show_calls(report: Report, rounds: int) -> None:
+    """Print the table of single calls."""
+    report.say("\nsingle calls, float32, D = 128, 1 thread")
+    rows = list(run_child("calls", {"rounds": rounds}, threads=1))
+    for row in rows:
+        verdict = "" if row["seconds"] <= row["limit"] else "  OVER"
+        report.say(f"{row['name']:56}{_duration(row['seconds']):>11}  of {_duration(row['limit'])}{verdict}")
+    report.document["calls"] = rows
+
+
+def show_memory(report: Report, thread_numbers: list[int]) -> None:
+    """Print what one long head needs beyond its arrays."""
+    report.say("\npeak memory beyond inputs and output, one head of 32,768 x 64, float32; the bar is 20 %, the goal 5 %")
+    libraries = ["ruvattn", *(["torch"] if find_spec("torch") else [])]
+    rows = []
+    for row in figures.memory(libraries, thread_numbers):
+        rows.append(row)
+        threads = _plural(row["threads"], "thread")
+        report.say(f"{row['library']:10}{threads:12}{row['extra'] / 2**20:8.2f} MiB beyond {row['arrays'] / 2**20:.0f} MiB{row['share']:10.1%}")
+    report.document["memory"] = rows
+
+
+def show_numpy_score(report: Report, rounds: int) -> None:
+    """Print the ratio of a score in NumPy to its compiled form."""
+    report.say("\na score in NumPy and its compiled form, 8x2048x64, float32, 1 thread; the bar is 3")
+    row = next(run_child("numpy-score", {"rounds": rounds}, threads=1))
+    if "missing" in row:
+        report.say(f"skipped, for this needs {row['missing']}")
+    else:
+        report.say("".join(f"{name:16}{_duration(seconds):>11}\n" for name, seconds in row["seconds"].items()) + f"ratio {row['ratio']:.2f}")
+    report.document["numpy_score"] = row
+
+
+def show_builds(report: Report, rounds: int) -> None:
+    """Print how fast each build of the kernels is."""
+    report.say("\nbuilds of the kernels, 8x2048x64, float32, 1 thread; the bar is 4 for v3")
+    rows = []
+    for row in figures.build_speed(rounds):
+        rows.append(row)
+        report.say(f"{row['isa']:10}{_duration(row['seconds']):>11}{row['speed_up']:8.2f} times the scalar build")
+    report.document["builds"] = rows
+
+
+def show_import(report: Report, rounds: int) -> None:
+    """Print what importing takes."""
+    report.say(f"\nimport, fresh interpreters, medians of {rounds}; the bar is 0.1 s beyond NumPy, the goal 0.05 s")
+    row = next(figures.import_times(rounds))
+    report.say(f"numpy {_duration(row['numpy'])}, ruvattn {_duration(row['ruvattn'])}, ruvattn after numpy {_duration(row['beyond_numpy'])}")
+    report.document["import"] = row
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+# --- command line -----------------------------------------------------------------------------------------------------------------
+
+
+def _thread_numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
+
+
+def _rounds(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peers.py", description="Time ruvattn beside torch SDPA, and the other figures of the project.")
+    parser.add_argument("--threads", type=_thread_numbers, default=[1, 2], metavar="N[,N…]", help="numbers of threads, default 1,2")
+    parser.add_argument("--shapes", default="", metavar="TEXT", help="only the shapes whose name contains this")
+    parser.add_argument("--rounds", type=_rounds, default=9, metavar="N", help="measurements of each call, default 9; imports: 2 more")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document to stdout, and the tables to stderr")
+    parser.add_argument("--sdpa", action="store_true", help="compare with SDPA: what is done if nothing else is chosen")
+    parser.add_argument("--calls", action="store_true", help="single calls beside their limits")
+    parser.add_argument("--memory", action="store_true", help="peak memory of one head of 32,768 x 64")
+    parser.add_argument("--numpy-score", action="store_true", help="a score in NumPy beside its compiled form; needs ruvattn-example")
+    parser.add_argument("--isa", action="store_true", help="the builds of the kernels beside the scalar one")
+    parser.add_argument("--import", action="store_true", dest="imports", help="import time")
+    parser.add_argument("--all", action="store_true", dest="everything", help="all of these")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.child:
+        request = json.loads(chosen.child)
+        for row in TASKS[request["task"]](**request["options"]):
+            print(json.dumps(row), flush=True)
+        return 0
+    others = (chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
+    sdpa = chosen.sdpa or chosen.everything or not any(others)
+    names = [shape.name for shape in SHAPES if chosen.shapes in shape.name]
+    if not names:
+        parser.error(f"no shape's name contains {chosen.shapes!r}; there are: {', '.join(shape.name for shape in SHAPES)}")
+    if sdpa and find_spec("torch") is None:
+        parser.error(f"the comparison with SDPA needs torch, and it isn't installed: pip install {TORCH} (or make bench-peers)")
+
+    report = Report(chosen.as_json)
+    report.document["machine"] = machine = describe_machine()
+    report.say(", ".join(f"{key} {value}" for key, value in machine.items()))
+    if sdpa:
+        compare(report, names, chosen.threads, chosen.rounds)
+    if chosen.calls or chosen.everything:
+        show_calls(report, chosen.rounds)
+    if chosen.memory or chosen.everything:
+        show_memory(report, chosen.threads)
+    if chosen.numpy_score or chosen.everything:
+        show_numpy_score(report, chosen.rounds)
+    if chosen.isa or chosen.everything:
+        show_builds(report, chosen.rounds)
+    if chosen.imports or chosen.everything:
+        show_import(report, chosen.rounds + 2)
+    if chosen.as_json:
+        print(json.dumps(report.document, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ChildError as error:
+        sys.exit(f"peers.py: {error}")

@@ -1,0 +1,283 @@
+"""The benchmarks run: every benchmark of the asv suite once, and the scripts beside it on few and small calls. Nothing is judged by its time."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ruvattn
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "asv_benchmarks"
+PLUGINS = [path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml")]
+
+if not FOLDER.is_dir():
+    pytest.skip("the benchmarks are in the repository only", allow_module_level=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_path():
+    """Import the suite and the scripts as they are: neither is part of an installed package."""
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+
+
+def modules():
+    """Return the modules of the suite, found as asv does."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        package = importlib.import_module("benchmarks")
+        return [importlib.import_module(f"benchmarks.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def benchmarks():
+    """Yield class and method of every benchmark that asv would find."""
+    for module in modules():
+        for name, kind in vars(module).items():
+            if isinstance(kind, type) and not name.startswith("_"):
+                for method in dir(kind):
+                    if re.match("time_|timeraw_|peakmem_", method):
+                        yield kind, method
+
+
+def cases():
+    """Yield every benchmark with each value of its first parameter, and the first one of the others."""
+    for kind, method in benchmarks():
+        first, *others = getattr(kind, "params", [[]]) or [[]]
+        rest = [values[0] for values in others]
+        for arguments in [[value, *rest] for value in first] or [[]]:
+            # peakmem_ benchmarks run the same calls as time_ benchmarks: one of them is enough.
+            if method.startswith("peakmem_") and first and arguments[0] != first[0]:
+                continue
+            label = "-".join(map(str, [kind.__module__.removeprefix("benchmarks."), kind.__name__, method, *arguments]))
+            yield pytest.param(kind, method, arguments, id=label)
+
+
+def from_plugin(kind, arguments):
+    """Tell whether the benchmark is of a variant that a plugin brings."""
+    return kind.__module__ == "benchmarks.variants" and arguments[0] not in ("standard", "multihead", "cross")
+
+
+@pytest.mark.parametrize(("kind", "method", "arguments"), list(cases()))
+def test_benchmark_runs(kind, method, arguments):
+    benchmark = kind()
+    if hasattr(benchmark, "setup"):
+        try:
+            benchmark.setup(*arguments)
+        except NotImplementedError as reason:
+            # This version has all that is benchmarked; plugins and ml_dtypes may be missing from an installation.
+            if from_plugin(kind, arguments) or "ml_dtypes" in str(reason):
+                pytest.skip(str(reason))
+            raise
+    try:
+        found = getattr(benchmark, method)(*arguments)
+    finally:
+        if hasattr(benchmark, "teardown"):
+            benchmark.teardown(*arguments)
+    if method.startswith("timeraw_"):
+        code, before = (found, "") if isinstance(found, str) else found
+        run(f"{before}\n{code}")
+
+
+def start(*arguments):
+    """Start Python with the suite, the scripts and what this process can import on its path."""
+    path = os.pathsep.join([str(FOLDER), *filter(None, sys.path)])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+
+
+def run(code):
+    """Run Python code in a fresh interpreter and return what it prints."""
+    result = start("-c", code)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def peers(*arguments):
+    return start(FOLDER / "peers.py", *arguments)
+
+
+def test_parameters_are_fixed_literals(monkeypatch):
+    """What JSON can hold, equal in a process without plugins: results of two installations are of the same things."""
+    code = """if True:
+        import importlib, json
+        names = ("engine", "variants", "imports")
+        modules = [importlib.import_module("benchmarks." + name) for name in names]
+        print(json.dumps([[k, v.params] for m in modules for k, v in vars(m).items() if hasattr(v, "params") and k[0] != "_"]))
+    """
+    here = [[kind.__name__, kind.params] for kind in dict.fromkeys(kind for kind, _ in benchmarks()) if hasattr(kind, "params")]
+    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "")
+    there = json.loads(run(code))
+    assert sorted(there) == sorted(json.loads(json.dumps(here)))
+
+
+def test_suite_imports_without_ruvattn():
+    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, engine, imports, variants")
+
+
+def test_what_a_version_lacks_is_skipped():
+    from benchmarks.common import Problem, _prepared
+
+    with pytest.raises(NotImplementedError, match="no_such_option"):
+        _prepared(lambda: Problem((1, 4, 8), options={"no_such_option": 1}), 1)
+    from benchmarks.variants import _created
+
+    with pytest.raises(NotImplementedError, match="no-such-variant"):
+        _created("no-such-variant")
+
+
+def test_every_benchmark_of_time_has_one_of_memory():
+    """For whole calls: a class that times calls of the engine or of a variant measures their memory too."""
+    for kind in {kind for kind, method in benchmarks() if method.startswith("time_") and kind.__name__ != "Create"}:
+        assert any(method.startswith("peakmem_") for method in dir(kind)), kind
+
+
+def test_every_variant_of_the_repository_is_benchmarked():
+    from benchmarks.variants import VARIANTS
+
+    own = {name for name, info in ruvattn.variants().items() if info.distribution in ("ruvattn", *PLUGINS)}
+    assert {"standard", "multihead", "cross"} <= own <= set(VARIANTS)
+
+
+def test_data_is_made_once_and_never_differs():
+    from benchmarks.common import normal
+
+    assert normal((3, 4)) is normal((3, 4))
+    assert np.array_equal(normal((3, 4)), normal.__wrapped__((3, 4)))
+    assert not np.array_equal(normal((3, 4)), normal((3, 4), seed=1))
+    assert normal((3, 4), "float16").dtype == np.float16
+
+
+def test_configuration_names_what_exists():
+    text = (FOLDER / "asv.conf.json").read_text()
+    conf = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    assert (FOLDER / conf["benchmark_dir"] / "__init__.py").is_file()
+    assert (FOLDER / conf["repo"] / "setup.py").is_file()
+    scripts = re.findall(r"\{conf_dir\}/(\S+)", text)
+    assert scripts
+    for script in scripts:
+        assert (FOLDER / script).is_file()
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_calls_take_turns_in_both_directions():
+    import timing
+
+    made = []
+    seconds = timing.alternate({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 3)
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    order = [name for name, before in zip(made, ["", *made], strict=False) if name != before]
+    # Each is first tried for how often it must be repeated; then a b, b a, a b.
+    assert order == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_peak_counts_what_was_freed_again():
+    import timing
+
+    size = 2**25
+    risen, shape = timing.measure_peak(lambda: np.ones(size, np.uint8).shape)
+    assert shape == (size,)
+    assert 0.9 * size < risen < 1.5 * size
+
+
+def test_geometric_mean():
+    import timing
+
+    assert timing.geometric_mean([1.0, 4.0, 16.0]) == pytest.approx(4.0)
+
+
+def test_pairs_are_those_of_the_mask():
+    from peers import Shape
+
+    for queries, keys in ((5, 5), (3, 7), (7, 3)):
+        shape = Shape("", 2, 3, queries, keys, 4, causal=True)
+        assert shape.pairs == 2 * 3 * np.tri(queries, keys, dtype=int).sum()
+    assert Shape("", 1, 1, 2, 3, 4, value_dim=6).operations == 2 * 6 * (4 + 6)
+
+
+def test_at_least_sixteen_shapes_of_distinct_names():
+    from peers import SHAPES
+
+    assert len({shape.name for shape in SHAPES}) == len(SHAPES) >= 16
+
+
+def test_calls_and_imports_are_reported_as_json():
+    result = peers("--calls", "--import", "--rounds", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert {row["limit"] for row in document["calls"]} == {10e-6, 500e-6, 2e-3, 50e-3}
+    assert all(row["seconds"] > 0 for row in document["calls"])
+    assert document["import"]["beyond_numpy"] > 0
+    assert "attention_logits" in result.stderr
+
+
+def test_a_long_head_needs_little_memory():
+    """The bar of the project, 20 %, on a shorter head: memory doesn't depend on how busy the machine is."""
+    import figures
+
+    rows = list(figures.memory(["ruvattn"], [1, 2], length=8192))
+    assert [row["threads"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["arrays"] == 4 * 8192 * 64 * 4
+        assert 0 <= row["share"] < 0.2
+
+
+def test_builds_take_turns():
+    import figures
+
+    from ruvattn.isa import supported_isas
+
+    rows = list(figures.build_speed(1, length=128))
+    assert tuple(row["isa"] for row in rows) == supported_isas()
+    assert rows[-1] == {"isa": "scalar", "seconds": rows[-1]["seconds"], "speed_up": 1.0}
+
+
+def test_numpy_score_is_compared_or_its_plugin_named():
+    result = peers("--numpy-score", "--rounds", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    row = json.loads(result.stdout)["numpy_score"]
+    assert row.get("ratio", 0) > 0 or "ruvattn-example" in row["missing"]
+
+
+def test_a_process_that_fails_ends_the_script():
+    import timing
+
+    with pytest.raises(timing.ChildError, match="build"):
+        list(timing.run_child("build", {"length": 8}, threads=1, environment={"RUVATTN_ISA": "none"}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--shapes", "no such shape"], "no such shape"),
+        (["--threads", "0"], "--threads"),
+        (["--rounds", "none"], "--rounds"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_code_2(arguments, says):
+    result = peers(*arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_torch_the_comparison_says_what_to_install():
+    result = start("-c", "import sys; sys.modules['torch'] = None; import peers; peers.main([])")
+    assert result.returncode == 2
+    assert "pip install torch" in result.stderr
+    assert "Traceback" not in result.stderr
