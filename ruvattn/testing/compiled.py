@@ -84,7 +84,7 @@ def _stack(terms: tuple[np.ndarray, ...], length: int, dtype: np.dtype[Any]) -> 
 
 
 def _inputs(tile: Any, ld: int, dtype: np.dtype[Any]) -> dict[str, _Block]:
-    planes, m, n = tile.dots.shape
+    _, m, n = tile.dots.shape
     cols = _stack(tile.cols, n, dtype)
     params = [np.asarray(value, dtype).ravel() for value in tile.params.values()]
     values = {

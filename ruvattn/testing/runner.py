@@ -40,12 +40,18 @@ SUITES = ("variants", "scores", "patterns", "aggregates", "all")
 
 # What a registered name is made with where its factory needs options that it has no default for. Factories that are
 # not built in say it themselves, by an attribute `conformance_options`.
+# Of what is built in, this also lists options that make it work differently.
 _BUILTIN_OPTIONS: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {
-    ("pattern", "window"): ({"left": 5, "right": 0}, {"left": 2, "right": 3}),
+    ("variant", "standard"): ({}, {"causal": True, "softcap": 5.0}, {"window": (3, 1)}),
+    ("variant", "multihead"): ({}, {"num_kv_heads": 1, "bias": True}, {"projections": False}),
+    ("variant", "cross"): ({}, {"key_dim": 10, "value_dim": 6}),
+    ("score", "dot"): ({}, {"scale": 0.3}, {"scale": (0.2, 0.5)}),
+    ("pattern", "window"): ({"left": 5, "right": 0}, {"left": 2, "right": 3}, {"left": -1, "right": 1}),
+    ("pattern", "key-lengths"): ({"lengths": 3}, {"lengths": (2, 0, 5)}),
 }
 
 
-class CheckFailure(AssertionError):
+class CheckFailure(AssertionError):  # noqa: N818
     """A promise of an interface that is not kept; says what is expected and the smallest case where it fails."""
 
 
@@ -340,9 +346,8 @@ def _plan(
             continue
         reasons = _expected(subject, expected_failures)
         _refuse_unknown(reasons, families, "expected_failures")
-        for check in checks_of(subject.family):
-            if wanted is None or check.name in wanted:
-                runs.append((subject, check, reasons.get(check.name)))
+        checks = [check for check in checks_of(subject.family) if wanted is None or check.name in wanted]
+        runs += [(subject, check, reasons.get(check.name)) for check in checks]
     return runs
 
 
@@ -490,7 +495,7 @@ def suite(name: str = "all", *, distributions: Iterable[str] | None = None) -> l
         raise InvalidInputError(f"suite must be one of {', '.join(SUITES)}, got {name!r}")
     from .. import registry
 
-    listings = {
+    listings: dict[str, tuple[str, Callable[[], Mapping[str, Any]], Callable[..., Any]]] = {
         "variants": ("variant", registry.variants, registry.create),
         "scores": ("score", registry.scores, registry.get_score),
         "patterns": ("pattern", registry.patterns, registry.get_pattern),
@@ -525,7 +530,9 @@ def _registered(family: str, info: Any, get: Callable[..., Any]) -> list[Subject
         arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
         name = f"{info.name}({arguments})" if arguments else info.name
         if family == "variant":
-            subjects.append(Subject(name, family, functools.partial(get, info.name, **options)))
+            made = functools.partial(get, info.name, **options)
+            made.conformance_sizes = getattr(factory, "conformance_sizes", None)  # type: ignore[attr-defined]
+            subjects.append(Subject(name, family, made))
             continue
         try:
             subjects.append(Subject(name, family, get(info.name, **options)))

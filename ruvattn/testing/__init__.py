@@ -1,0 +1,191 @@
+"""The conformance suite: what a variant, score, pattern or aggregate promises, as named checks that anyone can run on theirs.
+
+    from ruvattn.testing import check_score, parametrize_with_checks
+
+    check_score(MyScore())                                 raises one CheckFailure that lists what is wrong
+
+    @parametrize_with_checks([MyScore(), MyPattern()])     one pytest case for each check
+    def test_conformance(subject, check):
+        check(subject)
+
+`ruvattn test` runs the same on everything that is registered.
+
+    runner.py                               a check, its result, and what runs them
+    scores.py  patterns.py  aggregates.py   the checks of the three parts of attention
+      └─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
+    variants.py                             the checks of the object API
+    cases.py                                inputs, tolerances, words
+    compiled.py                             a score's compiled functions, called from Python
+
+A subject can say how it wants to be tried, by attributes and methods that the suite looks for and nothing else uses:
+
+    conformance_inputs(rng, role, shape)    draws its "query", "key" or "value" rows: points of a manifold, for example
+    conformance_widths                      the widths of those rows that it takes; otherwise several, or what `splits` add up to
+    conformance_shape                       of a pattern: (batch, heads, Lq, Lk) that it is for, None where it takes any
+    conformance_sizes                       of a variant's factory: the pairs (embed_dim, num_heads) that it is tried with
+    conformance_options                     of a registered factory: the options to try it with, a sequence of dicts
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .runner import (
+    SUITES,
+    Check,
+    CheckFailure,
+    CheckResult,
+    ConformanceNote,
+    ExpectedFailures,
+    NotApplicable,
+    Subject,
+    check_all,
+    parametrize_with_checks,
+    run_checks,
+    suite,
+)
+
+__all__ = [
+    "SUITES",
+    "Check",
+    "CheckFailure",
+    "CheckResult",
+    "ConformanceNote",
+    "NotApplicable",
+    "Subject",
+    "check_aggregate",
+    "check_pattern",
+    "check_score",
+    "check_variant",
+    "parametrize_with_checks",
+    "run_checks",
+    "suite",
+]
+
+
+def check_variant(factory: Any, *, expected_failures: ExpectedFailures = None) -> list[CheckResult]:
+    """Check a variant of attention.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(embed_dim=…, num_heads=…)`` returns a new `ruvattn.Attention`; a class, or a ``functools.partial``
+        that fixes other options.
+    expected_failures : mapping of str to str, or callable, optional
+        Check name to the reason why it fails, or a function that returns such a mapping for the factory.
+
+    Returns
+    -------
+    list of CheckResult
+        What became of each check; none of them failed.
+
+    Raises
+    ------
+    CheckFailure
+        If a check fails that was not expected to, or passes that was; lists all of them.
+    InvalidInputError
+        If `factory` is something else, a name is no check's, or an expected failure has no reason.
+
+    Warns
+    -----
+    ConformanceNote
+        Of what is worth saying and breaks no promise.
+    """
+    return check_all(factory, "variant", "the factory of a variant", expected_failures)
+
+
+def check_score(score: Any, *, expected_failures: ExpectedFailures = None) -> list[CheckResult]:
+    """Check a score.
+
+    Parameters
+    ----------
+    score : Score
+        The instance to check.
+    expected_failures : mapping of str to str, or callable, optional
+        Check name to the reason why it fails, or a function that returns such a mapping for the score.
+
+    Returns
+    -------
+    list of CheckResult
+        What became of each check; none of them failed.
+
+    Raises
+    ------
+    CheckFailure
+        If a check fails that was not expected to, or passes that was; lists all of them.
+    InvalidInputError
+        If `score` is something else, a name is no check's, or an expected failure has no reason.
+
+    Warns
+    -----
+    ConformanceNote
+        If the score has compiled forms, and one for a dtype or a vjp is missing, so that NumPy is used there.
+
+    Examples
+    --------
+    >>> from ruvattn import Dot
+    >>> from ruvattn.testing import check_score
+    >>> {result.status for result in check_score(Dot())} <= {"passed", "skipped"}
+    True
+    """
+    return check_all(score, "score", "a Score", expected_failures)
+
+
+def check_pattern(pattern: Any, *, expected_failures: ExpectedFailures = None) -> list[CheckResult]:
+    """Check a mask pattern.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        The instance to check.
+    expected_failures : mapping of str to str, or callable, optional
+        Check name to the reason why it fails, or a function that returns such a mapping for the pattern.
+
+    Returns
+    -------
+    list of CheckResult
+        What became of each check; none of them failed.
+
+    Raises
+    ------
+    CheckFailure
+        If a check fails that was not expected to, or passes that was; lists all of them.
+    InvalidInputError
+        If `pattern` is something else, a name is no check's, or an expected failure has no reason.
+
+    Warns
+    -----
+    ConformanceNote
+        Of what is worth saying and breaks no promise.
+    """
+    return check_all(pattern, "pattern", "a Pattern", expected_failures)
+
+
+def check_aggregate(aggregate: Any, *, expected_failures: ExpectedFailures = None) -> list[CheckResult]:
+    """Check an aggregate.
+
+    Parameters
+    ----------
+    aggregate : Aggregate
+        The instance to check.
+    expected_failures : mapping of str to str, or callable, optional
+        Check name to the reason why it fails, or a function that returns such a mapping for the aggregate.
+
+    Returns
+    -------
+    list of CheckResult
+        What became of each check; none of them failed.
+
+    Raises
+    ------
+    CheckFailure
+        If a check fails that was not expected to, or passes that was; lists all of them.
+    InvalidInputError
+        If `aggregate` is something else, a name is no check's, or an expected failure has no reason.
+
+    Warns
+    -----
+    ConformanceNote
+        Of what is worth saying and breaks no promise.
+    """
+    return check_all(aggregate, "aggregate", "an Aggregate", expected_failures)
