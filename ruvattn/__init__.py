@@ -7,7 +7,8 @@ Where things are:
 
     functional.py    attention(), attention_weights(), attention_logits(), merge_states()
     scores.py, patterns.py, aggregates.py     the three parts of attention: base classes, and what is built in
-    interfaces.py    the abstract classes of variants;  builtin/  the variants that are built in
+    interfaces.py    the abstract classes of variants;  headwise.py  what most variants share;  context.py  what a call leaves behind
+    builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
     validation.py    every check on user input;  errors.py  what they raise
     planning.py      from a pattern to what a kernel walks through

@@ -138,7 +138,8 @@ class HeadwiseAttention(Attention):
         for name, value in (("score", score), ("aggregate", aggregate)):
             if not isinstance(value, str):
                 raise InvalidInputError(
-                    f"{name} must be a registered name, got {value!r}: an instance has no place in a configuration; register it, or call ruvattn.attention"
+                    f"{name} must be a registered name, got {value!r}: an instance has no place in a configuration; "
+                    "register it, or call ruvattn.attention"
                 )
         for name, given in (("score_options", score_options), ("aggregate_options", aggregate_options)):
             if given is not None and not isinstance(given, Mapping):
@@ -486,15 +487,20 @@ class HeadwiseAttention(Attention):
         for name, x, width in zip(names, arrays, (self.embed_dim, self.key_dim, self.value_dim), strict=True):
             if x.ndim < 2:
                 raise DimensionMismatchError(
-                    f"{name} must have at least the axes (length, width), got shape {x.shape}: a single query goes through forward(query, keys, values)"
+                    f"{name} must have at least the axes (length, width), got shape {x.shape}: "
+                    "a single query goes through forward(query, keys, values)"
                 )
             if not x.size:
                 raise InvalidInputError(f"{name} must not be empty, got shape {x.shape}")
             if x.shape[:-2] != lead:
-                raise DimensionMismatchError(f"{name} must have the leading axes of {names[0]}, {lead}, got {x.shape[:-2]}: np.broadcast_to repeats at no cost")
+                raise DimensionMismatchError(
+                    f"{name} must have the leading axes of {names[0]}, {lead}, got {x.shape[:-2]}: np.broadcast_to repeats at no cost"
+                )
             if width is None:
                 if x.shape[-1] % self.num_kv_heads:
-                    raise DimensionMismatchError(f"{name} must have a width that the number of heads, {self.num_kv_heads}, divides, got shape {x.shape}")
+                    raise DimensionMismatchError(
+                        f"{name} must have a width that the number of heads, {self.num_kv_heads}, divides, got shape {x.shape}"
+                    )
             elif x.shape[-1] != width:
                 raise DimensionMismatchError(f"{name} must have width {width}, got {x.shape[-1]} (shape {x.shape}): the variant was created for that")
         if v.shape[-2] != k.shape[-2]:

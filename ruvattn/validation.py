@@ -25,6 +25,7 @@ MAX_LENGTH = 2**30 - 1
 FAR = 2**40
 """Offsets and windows are cut to this: further than any key, and safe to add to."""
 
+_COMMON = {np.dtype(np.float32), np.dtype(np.float64)}
 # float16 and bfloat16 compute in float32.
 _COMPUTE = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64), "float16": np.dtype(np.float32), "bfloat16": np.dtype(np.float32)}
 
@@ -152,6 +153,8 @@ def read_call(
 
 def as_array(x: Any, name: str) -> np.ndarray:
     """Return an argument as an array of a floating dtype that attention takes, whatever its strides."""
+    if type(x) is np.ndarray and x.dtype in _COMMON:  # asking a dtype for its name takes microseconds
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(…) and mask=")
     if is_scipy_sparse(x):
@@ -265,9 +268,9 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 def check_finite(array: np.ndarray, name: str) -> None:
     """Raise where an array holds NaN or infinity, and say where the first one is."""
-    # The sum of a large array is finite far more often than not; only where it isn't are the elements looked at.
+    # NaN is the largest and the smallest of any numbers. Both passes together take half the time of a sum, and none overflows.
     with np.errstate(all="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):
+        if not array.size or (np.isfinite(array.max()) and np.isfinite(array.min())):
             return
     bad = ~np.isfinite(array)
     if bad.any():

@@ -32,6 +32,10 @@ class Smallest(interfaces.Attention):
         return out[..., 0, :, :], Context(*heads, out, lse, options, (q, k, v))
 
 
+def through_pickle(x):
+    return pickle.loads(pickle.dumps(x))
+
+
 @pytest.fixture
 def arrays():
     return tuple(np.random.default_rng(0).standard_normal((3, 2, 5, 4)))
@@ -230,7 +234,7 @@ def test_each_thread_has_a_last_call_of_its_own():
     assert variant.get_attention_weights().shape == (1, 2, 2)
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, through_pickle], ids=["copy", "deepcopy", "pickle"])
 def test_a_duplicate_has_no_memory_of_calls(duplicate):
     variant = Smallest()
     variant.training = True
@@ -256,7 +260,11 @@ def test_a_context_computes_its_weights_from_its_options(arrays):
 # --- configurations ---------------------------------------------------------------------------------------------------------------
 
 CONFIG = AttentionConfig(
-    16, 4, 0.25, "multihead", {"num_kv_heads": 2, "window": (3, -1), "scale": [0.5, 1, 2, 3], "bias": True, "softcap": None, "score_options": {"sigma": 2.5}}
+    16,
+    4,
+    0.25,
+    "multihead",
+    {"num_kv_heads": 2, "window": (3, -1), "scale": [0.5, 1, 2, 3], "bias": True, "softcap": None, "score_options": {"sigma": 2.5}},
 )
 
 

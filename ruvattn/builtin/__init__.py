@@ -2,6 +2,8 @@
 
     registry.builtin_entries() ──► ruvattn_register(registry) ──► standard.py, multihead.py, cross.py: variants
                                                               ──► the score, patterns and aggregate of the core
+
+A factory is the class itself, and its signature is where listings find the options.
 """
 
 from __future__ import annotations

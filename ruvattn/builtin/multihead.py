@@ -21,6 +21,7 @@ class MultiHeadAttention(HeadwiseAttention):
     h·D to (h + 1)·D − 1 of the projections. With fewer key heads than query heads, several query heads share one (Ainslie et al., 2023, "GQA").
 
     The computation has the dtype of the input, or float32 for float16 and bfloat16; parameters of another dtype are converted at each call.
+    Projections of finite input that overflow end at the largest number of that dtype.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ class MultiHeadAttention(HeadwiseAttention):
         if not projections:
             if kv_heads != heads:
                 raise InvalidInputError(
-                    f"num_kv_heads must be num_heads, {heads}, without projections, got {kv_heads}: ruvattn.attention takes fewer key heads than query heads"
+                    f"num_kv_heads must be num_heads, {heads}, without projections, got {kv_heads}: "
+                    "ruvattn.attention takes fewer key heads than query heads"
                 )
             if bias:
                 raise InvalidInputError("bias must be False without projections, since it belongs to them")
@@ -215,20 +217,28 @@ class MultiHeadAttention(HeadwiseAttention):
         if self._projects:
             if merged.shape[-1] != self.embed_dim:
                 raise UnsupportedError(
-                    f"aggregate {self.config.options['aggregate']!r} makes heads of another width, {merged.shape[-1]} in all instead of {self.embed_dim}, "
-                    "which W_o does not fit: use projections=False"
+                    f"aggregate {self.config.options['aggregate']!r} makes heads of another width, {merged.shape[-1]} in all instead of "
+                    f"{self.embed_dim}, which W_o does not fit: use projections=False"
                 )
             merged = self._project(merged, "o")
         return super().project_output(merged, dtype, out)
 
     def _project(self, x: np.ndarray, name: str) -> np.ndarray:
-        compute = np.dtype(np.float64 if x.dtype.name == "float64" else np.float32)
+        compute: np.dtype[Any] = np.dtype(np.float64 if x.dtype.name == "float64" else np.float32)
         weights = self._arrays[f"W_{name}"].astype(compute, copy=False)
+        bias = self._arrays.get(f"b_{name}", 0)
         # One product of two matrices, however many leading axes there are. Rows that nothing sees may hold anything.
+        rows = x.reshape(-1, x.shape[-1]).astype(compute, copy=False)
         with np.errstate(all="ignore"):
-            made = x.reshape(-1, x.shape[-1]).astype(compute, copy=False) @ weights
-            if f"b_{name}" in self._arrays:
-                made += self._arrays[f"b_{name}"]
+            made = rows @ weights
+            made += bias
+            if not (np.isfinite(made.max()) and np.isfinite(made.min())):
+                # Finite rows whose products overflow end at the largest number: infinity would become NaN further on.
+                over = np.flatnonzero(~np.isfinite(made).all(-1))
+                wide: np.dtype[Any] = np.dtype(np.float64 if compute == np.float32 else np.longdouble)
+                exact = rows[over].astype(wide) @ weights.astype(wide) + bias
+                largest = np.finfo(compute).max
+                made[over] = np.where(np.isfinite(exact), np.clip(exact, -largest, largest), exact)
         return made.reshape(*x.shape[:-1], made.shape[-1])
 
 
