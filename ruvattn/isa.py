@@ -85,6 +85,8 @@ def load_kernels(name: str, dtype: str | None = None) -> ModuleType:
     InvalidInputError
         If there is no such module in any build.
     """
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise InvalidInputError(f"name must be the full name of a compiled module without its suffix, such as 'ruvattn_x._score', got {name!r}")
     active = active_isa()
     suffix = "" if dtype is None else f"_{dtype}"
     for isa in ISAS[ISAS.index(active) :]:
@@ -92,7 +94,8 @@ def load_kernels(name: str, dtype: str | None = None) -> ModuleType:
         try:
             return import_module(full)
         except ModuleNotFoundError as error:
-            if error.name != full:
+            # The module or a package that it should be in; anything else is missing inside of it.
+            if error.name is None or not f"{full}.".startswith(f"{error.name}."):
                 raise
     raise InvalidInputError(
         f"name must be a compiled module built by ruvattn.build.extensions, and there is no {name}_{active}{suffix}: build and install its package"

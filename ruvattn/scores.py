@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -238,16 +239,22 @@ class Dot(Score):
 
 def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
     """Return a score's parameters with ``scale`` put in, each checked to be a scalar or to have Hq as its first axis."""
+    name = type(score).__name__
+    if not isinstance(score.params, dict):
+        raise InvalidInputError(f"params of {name} must be a dict of name to number or array, got {score.params!r}")
     params = dict(score.params)
     if scale is not None:
         if "scale" not in params:
-            names = ", ".join(params) or "none"
-            raise InvalidInputError(f"scale is no parameter of {type(score).__name__}, whose parameters are: {names}; set those on the score itself")
+            names = ", ".join(map(str, params)) or "none"
+            raise InvalidInputError(f"scale is no parameter of {name}, whose parameters are: {names}; set those on the score itself")
         params["scale"] = scale
     for name, value in params.items():
         if value is None:
             continue
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise InvalidInputError(f"{name} is no array of numbers: {error}") from None
         if array.dtype.kind not in "fiu":
             raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}")
         if not np.all(np.isfinite(array)):
@@ -273,7 +280,8 @@ class BoundScore:
         self.dtype = q.dtype
         self.plane_starts = self._planes(score, width)
         self.vectors = bool(score.vectors)
-        self._q, self._k = q, k
+        # Views, so that a score that writes to what it is shown raises and the caller's arrays stay as they are.
+        self._q, self._k = q, k = _read_only(q), _read_only(k)
         self._group = heads // k.shape[-3]
         self._params = [{n: _of_head(value, h, self.dtype) for n, value in params.items()} for h in range(heads)]
         flat = [np.concatenate([np.ravel(value) for value in of.values()]) if of else np.zeros(0) for of in self._params]
@@ -284,8 +292,7 @@ class BoundScore:
         lead = q.shape[:-3]
         self.rows = self._terms(rows, f"{name}.row_terms", lead, (heads,), q.shape[-2])
         self.cols = self._terms(cols, f"{name}.col_terms", lead, (k.shape[-3], heads), k.shape[-2])
-        forms = score.kernels.get(self.dtype.name)
-        self.forward = check_form(forms[0], f"{name}.kernels[{self.dtype.name!r}]", self.dtype, FORWARD_SIGNATURE) if forms else None
+        self.forward = self._compiled(score, self.dtype)
         self.error: BaseException | None = None
         self.pad: np.ndarray | None = None
 
@@ -294,12 +301,29 @@ class BoundScore:
         return BoundScore(self.score, call.q, call.k, call.row_positions(), self.score.params)
 
     @staticmethod
+    def _compiled(score: Score, dtype: np.dtype[Any]) -> Any:
+        """Return the compiled forward function, or None where there is only NumPy."""
+        what = f"{type(score).__name__}.kernels"
+        if not isinstance(score.kernels, dict):
+            raise InvalidInputError(f"{what} must be a dict of dtype name to (forward, vjp), got {score.kernels!r}")
+        forms = score.kernels.get(dtype.name)
+        if not forms:
+            return None
+        # A LowLevelCallable is a tuple itself.
+        if type(forms) not in (tuple, list) or len(forms) != 2:
+            raise InvalidInputError(f"{what}[{dtype.name!r}] must be a pair (forward, vjp), the second may be None, got {type(forms).__name__}")
+        return check_form(forms[0], f"{what}[{dtype.name!r}]", dtype, FORWARD_SIGNATURE)
+
+    @staticmethod
     def _planes(score: Score, width: int) -> tuple[int, ...]:
         if score.splits is None:
             return (0, width)
-        splits = tuple(score.splits)
-        if len(splits) > MAX_PLANES or any(not isinstance(n, int) or n < 1 for n in splits):
-            raise InvalidInputError(f"splits of {type(score).__name__} must be at most {MAX_PLANES} positive ints, got {splits!r}")
+        try:
+            splits = tuple(operator.index(n) for n in score.splits)
+        except TypeError:
+            splits = (0,)
+        if len(splits) > MAX_PLANES or any(n < 1 for n in splits):
+            raise InvalidInputError(f"splits of {type(score).__name__} must be None or at most {MAX_PLANES} positive ints, got {score.splits!r}")
         if splits and sum(splits) != width:
             raise DimensionMismatchError(f"splits of {type(score).__name__} are {splits}, which add up to {sum(splits)}, and q has width {width}")
         return (0, *np.cumsum(splits, dtype=int).tolist())
@@ -309,12 +333,17 @@ class BoundScore:
             raise InvalidInputError(f"{what} must return a tuple of at most {MAX_TERMS} arrays, got {_what(terms)}")
         found = []
         for term in terms:
-            array = np.asarray(term)
+            try:
+                array = np.asarray(term)
+            except ValueError as error:
+                raise InvalidInputError(f"{what} returned what is no array of numbers: {error}") from None
+            if array.dtype.kind not in "fiub":
+                raise InvalidInputError(f"{what} must return real numbers, got {array.dtype}")
             wanted = [h for h in heads if _fits(array.shape, (*lead, h, length))]
             if not wanted:
                 shapes = " or ".join(str((*lead, h, length)) for h in dict.fromkeys(heads))
                 raise DimensionMismatchError(f"{what} must return arrays that broadcast to {shapes}, got shape {array.shape}")
-            found.append(np.ascontiguousarray(np.broadcast_to(array, (*lead, wanted[0], length)), self.dtype))
+            found.append(np.ascontiguousarray(np.broadcast_to(saturated(array, self.dtype), (*lead, wanted[0], length))))
         return found
 
     def tile(self, batch: int, head: int, first: int, m: int, spans: list[tuple[int, int]], n: int) -> None:
@@ -336,12 +365,30 @@ class BoundScore:
         if logits.dtype.kind not in "fiu":
             raise InvalidInputError(f"{type(self.score).__name__}.logits must return real numbers, got {logits.dtype}")
         if logits is not dots[0]:
-            dots[0] = logits
+            dots[0] = saturated(logits, self.dtype)
 
 
 def _of_head(value: Any, head: int, dtype: np.dtype[Any]) -> Any:
     array = np.asarray(value, dtype)
     return array[head] if array.ndim else dtype.type(array)
+
+
+def saturated(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return an array in a dtype; what is finite stays finite, as the largest number there is."""
+    if array.dtype.itemsize <= dtype.itemsize or array.dtype.kind != "f":
+        return array.astype(dtype, copy=False)
+    with np.errstate(all="ignore"):
+        narrow = array.astype(dtype)
+        beyond = np.isinf(narrow) & np.isfinite(array)
+    if beyond.any():
+        narrow[beyond] = np.copysign(np.finfo(dtype).max, array[beyond])
+    return narrow
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -388,6 +435,8 @@ def _normal(signature: str) -> tuple[str, ...]:
         words = [word for word in words if word not in ("const", "struct", "signed", "restrict", "__restrict")]
         if words and words[0] in ("long", "int") and all(word in ("long", "int") for word in words):
             words = ["Py_ssize_t"] if "long" in words else words
+        elif words[:2] == ["long", "double"]:
+            words = ["long double", *words[2:]]
         stars = words.count("*")
         # a parameter's name, if there is one, stands last: the type is the first word
         kind = words[0] if words else ""

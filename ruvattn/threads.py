@@ -18,6 +18,9 @@ __all__ = ["MAX_THREADS", "get_num_threads", "set_num_threads"]
 MAX_THREADS = 4096
 """More threads than this are refused: they would be a mistake."""
 
+USEFUL_THREADS = max(64, 2 * (os.cpu_count() or 1))
+"""No team is larger, whatever a call admits: its members would wait for one another, and each takes room for a stack."""
+
 _chosen: int | None = None
 _default: int | None = None
 _serial_child = False
@@ -69,10 +72,8 @@ def get_num_threads() -> int:
 
 def resolve_threads(threads: Any) -> int:
     """Return the number of threads for a call that was given ``threads``."""
-    if threads is None:
-        return get_num_threads()
-    checked = check_threads(threads)
-    return 1 if _serial_child else checked
+    number = get_num_threads() if threads is None else check_threads(threads)
+    return 1 if _serial_child else min(number, USEFUL_THREADS)
 
 
 def check_threads(threads: Any) -> int:
@@ -118,7 +119,10 @@ _can_pause = True
 
 def _before_fork() -> None:
     global _can_pause
-    _can_pause = True
+    # A child that could not be made safe has a team that never was its own: waiting for that one would hang.
+    _can_pause = not _serial_child
+    if _serial_child:
+        return
     # Only what is loaded can have started threads; the modules share one OpenMP runtime.
     for name, module in list(sys.modules.items()):
         if name.startswith("ruvattn.kernels.tile_"):
