@@ -68,7 +68,9 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, atol: float) -> None:
         wrong = ~same & ~(np.abs(actual - expected) <= atol)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise AssertionError(f"{actual[at]} instead of {expected[at]} at {at}, one of {wrong.sum()} of {wrong.size} that differ by more than {atol:.2g}")
+        raise AssertionError(
+            f"{actual[at]} instead of {expected[at]} at {at}, one of {wrong.sum()} of {wrong.size} that differ by more than {atol:.2g}"
+        )
 
 
 def assert_agrees(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
