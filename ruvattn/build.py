@@ -6,8 +6,8 @@
 Imports nothing of ``ruvattn``: the core's own ``setup.py`` loads this file by its path, before there is anything to import. At run time
 `ruvattn.load_kernels` picks the module of the active instruction set.
 
-Flags never include ``-ffast-math`` and its kin, and those are taken out of the user's CFLAGS: on a link line they would flush subnormals to zero
-in the whole process that loads the module.
+Flags never include ``-ffast-math`` and its kin, and those are taken out of the user's CFLAGS and of what an extension asks for: on a link line they
+would flush subnormals to zero in the whole process that loads the module.
 """
 
 from __future__ import annotations
@@ -43,9 +43,22 @@ ISAS = tuple(_FLAGS)
 """The instruction sets that are built on this machine, simplest first."""
 
 _COMMON = ("-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-_FORBIDDEN = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only", "-march=native", "-mcpu=native"}
+# Some set flush-to-zero for the process that loads the module, some take away NaN, -0.0 or the order of sums that kernels rely on, and "native"
+# makes a build for one machine of one that says it runs on all.
+_FORBIDDEN = {
+    "-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros",
+    "-ffp-model=fast", "-mdaz-ftz", "-march=native", "-mcpu=native",
+}  # fmt: skip
 
 _OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+
+
+def _allowed(words: Sequence[str], origin: str) -> list[str]:
+    """Return flags without those that no kernel may be built with."""
+    dropped = [word for word in words if word in _FORBIDDEN]
+    if dropped:
+        warnings.warn(f"{' '.join(dropped)} of {origin} would change the arithmetic of kernels or of the whole process: left out", stacklevel=2)
+    return [word for word in words if word not in _FORBIDDEN]
 
 
 class _Kernel(Extension):
@@ -109,10 +122,7 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
         for command in ("compiler", "compiler_so", "compiler_cxx", "compiler_so_cxx", "linker_so", "linker_exe"):
             words = getattr(self.compiler, command, None)
             if isinstance(words, list):
-                dropped = [word for word in words if word in _FORBIDDEN]
-                if dropped:
-                    warnings.warn(f"{' '.join(dropped)} of CFLAGS would change the arithmetic of the whole process: left out", stacklevel=2)
-                setattr(self.compiler, command, [word for word in words if word not in _FORBIDDEN])
+                setattr(self.compiler, command, _allowed(words, "CFLAGS or LDFLAGS"))
         self._openmp = self._probe_openmp()
         self.parallel = self.parallel or os.cpu_count()
         skipped = []
@@ -135,8 +145,8 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
         ]
         if dtype == "float64":
             ext.define_macros.append(("RUVATTN_DOUBLE", "1"))
-        ext.extra_compile_args = [*ext.extra_compile_args, *_COMMON, *compile_flags, *isa_flags]
-        ext.extra_link_args = [*ext.extra_link_args, *link_flags]
+        ext.extra_compile_args = [*_allowed(ext.extra_compile_args, f"extra_compile_args of {ext.name}"), *_COMMON, *compile_flags, *isa_flags]
+        ext.extra_link_args = [*_allowed(ext.extra_link_args, f"extra_link_args of {ext.name}"), *link_flags]
         ext.sources = self._cythonize(ext)
         super().build_extension(ext)
 
