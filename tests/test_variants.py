@@ -881,3 +881,54 @@ def test_built_in_parts_are_made_by_name():
     assert type(registry.get_pattern("causal")) is ruvattn.Causal
     assert type(registry.get_score("dot", scale=2.0)) is ruvattn.Dot
     assert type(registry.get_aggregate("weighted-sum")) is ruvattn.WeightedSum
+
+
+# --- variants of others -----------------------------------------------------------------------------------------------------------
+
+
+class Rotated(headwise.HeadwiseAttention):
+    """Rotary positions (Su et al., 2021), and an output that is turned around: what a plugin would write."""
+
+    attention_type = "rotated"
+
+    def __init__(self, embed_dim, num_heads=1, *, base=10.0, **common):
+        super().__init__(embed_dim, num_heads, own={"base": base}, **common)
+        self.base = base
+
+    def project_inputs(self, q, k, v):
+        return self._turn(q), self._turn(k), v
+
+    def project_output(self, merged, dtype, out):
+        return super().project_output(np.ascontiguousarray(merged[..., ::-1]), dtype, out)
+
+    def _turn(self, x):
+        half = x.shape[-1] // 2
+        angle = np.arange(x.shape[-2])[:, None] * self.base ** -(np.arange(half) / half)
+        cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def test_a_subclass_maps_what_goes_in_and_what_comes_out():
+    variant = Rotated(16, base=7.0, causal=True)
+    q, k = sequences(35, (2, 5, 16), (2, 5, 16))
+    out, context = variant.forward_with_context(q, k)
+    expected = reference.attention(*(x[:, None] for x in (variant._turn(q), variant._turn(k), k)), causal=True)[:, 0]
+    assert_close(out, expected[..., ::-1], tolerance(q, k, k, {}))
+    assert variant.config.options["base"] == 7.0
+    assert context.inputs[0] is q
+    assert same_bits(through_pickle(variant)(q, k), out)
+    target = np.empty_like(out)
+    assert variant(q, k, out=target) is target
+    assert same_bits(target, out)
+
+
+def test_rotary_positions_see_distances_only():
+    """The weights of a subclass are those of what it made of queries and keys."""
+    variant = Rotated(16)
+    q, k = np.tile(sequences(36, (1, 16))[0], (6, 1)), np.tile(sequences(37, (1, 16))[0], (6, 1))
+    _, context = variant.forward_with_context(q, k)
+    logits = ruvattn.attention_logits(context.q, context.k)[0]
+    for distance in range(-5, 6):
+        diagonal = logits.diagonal(distance)
+        assert_close(diagonal, np.full_like(diagonal, diagonal[0]), tolerance(q, k, np.ones(1), {}))
