@@ -6,7 +6,17 @@ multiply-subtract both converts a logit to base 2 and shifts it, so the natural 
 """
 from libc.math cimport INFINITY
 from .vector cimport (real, vreal, vuint, VLEN, EXP2_MAGIC, EXP2_LOW, EXP2_SHIFT, v_load, v_store, v_set1, v_max, v_select, v_eq,
-                      v_ubits, v_real, exp2_fraction, exp2_v)
+                      v_lt, v_top, v_ubits, v_real, exp2_fraction, exp2_v)
+
+cdef extern from *:
+    """
+    #if REAL_IS_DOUBLE
+    #define RUVATTN_LARGE 7.2e16    /* 2⁵⁶, where a unit in the last place is 16 */
+    #else
+    #define RUVATTN_LARGE 1.3e8f    /* 2²⁷, as much */
+    #endif
+    """
+    const real LARGE "RUVATTN_LARGE"
 
 
 cdef inline void exp2_four(vreal *x) noexcept nogil:
@@ -31,12 +41,35 @@ cdef inline void tile_top(const real *s, Py_ssize_t n, real *top) noexcept nogil
     """top = the largest logit of each lane."""
     cdef vreal t0 = v_set1(<real>-INFINITY), t1 = t0
     cdef Py_ssize_t j
-    for j in range(n):
+    for j in range(n):  # no-cython-lint
         t0 = v_max(v_load(s), t0)
         t1 = v_max(v_load(s + VLEN), t1)
         s += 2 * VLEN
     v_store(top, t0)
     v_store(top + VLEN, t1)
+
+
+cdef inline void shift_large(real *s, Py_ssize_t n, vreal r0, vreal r1) noexcept nogil:
+    """Shift the lanes with a large reference beforehand: s ← (s·log₂e − ref)/log₂e, for a reference of 0.
+
+    The fused multiply-subtract keeps what the reference lost when it was rounded, and in such a lane that can be more than an exponent holds. A
+    product that is rounded alone has lost the same. Lanes are rows, and those of ordinary size are left as they are.
+    """
+    cdef vreal log2e = v_set1(<real>1.4426950408889634074), ln2 = v_set1(<real>0.69314718055994530942), large = v_set1(LARGE)
+    cdef vuint b0 = v_lt(large, v_max(r0, -r0)), b1 = v_lt(large, v_max(r1, -r1))
+    cdef vreal x
+    cdef Py_ssize_t j
+    # In two passes, so that the product is rounded: nothing is fused across memory.
+    for j in range(n):
+        x = v_load(s + 2 * j * VLEN)
+        v_store(s + 2 * j * VLEN, v_select(b0, x * log2e, x))
+        x = v_load(s + (2 * j + 1) * VLEN)
+        v_store(s + (2 * j + 1) * VLEN, v_select(b1, x * log2e, x))
+    for j in range(n):
+        x = v_load(s + 2 * j * VLEN)
+        v_store(s + 2 * j * VLEN, v_select(b0, (x - r0) * ln2, x))
+        x = v_load(s + (2 * j + 1) * VLEN)
+        v_store(s + (2 * j + 1) * VLEN, v_select(b1, (x - r1) * ln2, x))
 
 
 cdef inline void tile_softmax(real *s, Py_ssize_t n, const real *top, real *ref, real *total, real *alpha) noexcept nogil:
@@ -54,6 +87,10 @@ cdef inline void tile_softmax(real *s, Py_ssize_t n, const real *top, real *ref,
     cdef vreal t0 = zero, t1 = zero
     cdef vreal x[4]
     cdef Py_ssize_t j = 0
+    if v_top(v_max(v_max(r0, -r0), v_max(r1, -r1))) > LARGE:
+        shift_large(s, n, r0, r1)
+        r0 = v_select(v_lt(v_set1(LARGE), v_max(r0, -r0)), zero, r0)
+        r1 = v_select(v_lt(v_set1(LARGE), v_max(r1, -r1)), zero, r1)
     while j + 2 <= n:
         x[0] = v_load(s) * log2e - r0
         x[1] = v_load(s + VLEN) * log2e - r1
