@@ -112,6 +112,9 @@ def extensions(name: str, sources: Sequence[str], *, per_dtype: bool = False, is
 class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this name)
     """Build kernels: probe the compiler once, cythonize, add flags; other extensions are built with the common flags."""
 
+    extensions: list[Any]
+    parallel: int | bool | None
+
     def finalize_options(self) -> None:
         # Sources are cythonized in build_extension, each module under its own name. Cython's own hook would do it here, all in one file.
         super().finalize_options()

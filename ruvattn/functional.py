@@ -22,7 +22,7 @@ from .aggregates import Aggregate, WeightedSum
 from .dropout import kept_weights
 from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
-from .planning import plans
+from .planning import Plan, plans
 from .scores import BoundScore, Dot, Score, head_params, saturated
 from .threads import resolve_threads
 from .validation import Call, as_array, check_out, read_call
@@ -149,6 +149,7 @@ def attention(
         and aggregate is None
         and type(q) is np.ndarray
         and q.dtype in _PLAIN
+        and q.size
         and isinstance(score, str)
         and score == "dot"
         and type(query_offset) is int
@@ -165,6 +166,8 @@ def attention(
             raise MemoryError(f"a result for q {q.shape} and v {np.shape(v)} cannot be allocated: {error}") from None
         if found is not None:
             return found
+    if v is None:  # which read_call takes for a call without values
+        v = as_array(v, "v")
     call = read_call(
         q, k, v, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths,
         softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
@@ -364,7 +367,9 @@ def merge_states(accs: Sequence[Any], lses: Sequence[Any]) -> tuple[np.ndarray, 
         if lse.shape != acc.shape[:-1]:
             raise DimensionMismatchError(f"lses[{i}] must have the shape of accs[{i}] without its last axis, {acc.shape[:-1]}, got {lse.shape}")
         if acc.dtype != accs[0].dtype or lse.dtype != lses[0].dtype:
-            raise InvalidInputError(f"parts must share their dtypes, got {acc.dtype} and {lse.dtype} in part {i}, {accs[0].dtype} and {lses[0].dtype} in part 0")
+            raise InvalidInputError(
+                f"parts must share their dtypes, got {acc.dtype} and {lse.dtype} in part {i}, {accs[0].dtype} and {lses[0].dtype} in part 0"
+            )
     stacked = np.stack(lses).astype(np.float64)
     top = stacked.max(0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -422,7 +427,9 @@ def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundS
                 raise InvalidInputError(f"{name} must be finite in {call.compute}, in which it is used, got {number!r}")
     if type(score) is Dot:
         if np.ndim(params["scale"]) > 1:
-            raise DimensionMismatchError(f"scale must be a number or have shape ({call.heads},), one for each head, got shape {np.shape(params['scale'])}")
+            raise DimensionMismatchError(
+                f"scale must be a number or have shape ({call.heads},), one for each head, got shape {np.shape(params['scale'])}"
+            )
         value = params["scale"]
         if value is None:
             value = 1 / math.sqrt(call.q.shape[-1])
@@ -463,8 +470,9 @@ def _run(
         "logits": logits,
         "threads": threads,
     }
+    every: Iterable[Plan | None]
     if call.pattern is None:
-        every = iter((None,))
+        every = (None,)
     else:
         offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
         every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES)
@@ -518,7 +526,9 @@ def _linear_values(how: Aggregate, call: Call) -> np.ndarray:
     name = f"{type(how).__name__}.values"
     values = how.values(call.v)
     if not isinstance(values, np.ndarray) or values.shape[:-1] != call.v.shape[:-1] or values.shape[-1] == 0:
-        raise DimensionMismatchError(f"{name} must return an array of shape {call.v.shape[:-1]} + (width,), got {getattr(values, 'shape', type(values))}")
+        raise DimensionMismatchError(
+            f"{name} must return an array of shape {call.v.shape[:-1]} + (width,), got {getattr(values, 'shape', type(values))}"
+        )
     from .validation import clean
 
     return clean(_real(values, name, call), call.compute)
@@ -605,7 +615,7 @@ def _weights(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: i
     with np.errstate(all="ignore"):
         reference = np.where(np.isneginf(top), 0, top).astype(logits.dtype)
         masked = np.isneginf(logits)
-        some = ~masked.all(-1)
+        some = np.asarray(~masked.all(-1))
         logits -= reference[..., None]
         weights = np.exp(logits, out=logits)
         # What is masked stays 0 even beside NaN.
@@ -653,7 +663,9 @@ def _reduce(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore | No
                 if result is None:
                     result = np.zeros((call.batch, call.heads, call.lq, rows.shape[-1]), call.compute)
                 if rows.shape[-1] != result.shape[-1]:
-                    raise DimensionMismatchError(f"{type(how).__name__}.reduce must return one width, got {result.shape[-1]} and then {rows.shape[-1]}")
+                    raise DimensionMismatchError(
+                        f"{type(how).__name__}.reduce must return one width, got {result.shape[-1]} and then {rows.shape[-1]}"
+                    )
                 result[b, h, first : first + step][some] = rows
     if result is None:  # nothing attends to anything: the width of the values is the best guess
         result = np.zeros((call.batch, call.heads, call.lq, call.v.shape[-1]), call.compute)

@@ -27,7 +27,12 @@ FAR = 2**40
 
 _COMMON = {np.dtype(np.float32), np.dtype(np.float64)}
 # float16 and bfloat16 compute in float32.
-_COMPUTE = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64), "float16": np.dtype(np.float32), "bfloat16": np.dtype(np.float32)}
+_COMPUTE: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "float16": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.float32),
+}
 
 
 @dataclass
@@ -155,6 +160,8 @@ def as_array(x: Any, name: str) -> np.ndarray:
     """Return an argument as an array of a floating dtype that attention takes, whatever its strides."""
     if type(x) is np.ndarray and x.dtype in _COMMON:  # asking a dtype for its name takes microseconds
         return x
+    if x is None:
+        raise InvalidInputError(f"{name} must be an array, got None")
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(…) and mask=")
     if is_scipy_sparse(x):
@@ -205,14 +212,18 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     v = given.get("v", k)
     for name, array in given.items():
         if array.ndim < 2:
-            raise DimensionMismatchError(f"{name} must have at least the axes (length, width), got shape {array.shape}: a single vector is {name}[None, :]")
+            raise DimensionMismatchError(
+                f"{name} must have at least the axes (length, width), got shape {array.shape}: a single vector is {name}[None, :]"
+            )
     if q.ndim != k.ndim or q.ndim != v.ndim:
         listed = ", ".join(f"{name} {array.shape}" for name, array in given.items())
         raise DimensionMismatchError(f"q, k and v must have the same number of axes, got {listed}")
     if q.shape[-1] != k.shape[-1]:
         raise DimensionMismatchError(f"k must have the width of q, which is {q.shape[-1]}, got {k.shape[-1]} (shapes {q.shape} and {k.shape})")
     if k.shape[-2] != v.shape[-2]:
-        raise DimensionMismatchError(f"v must have a row for each key: expected {k.shape[-2]} rows, got {v.shape[-2]} (shapes {k.shape} and {v.shape})")
+        raise DimensionMismatchError(
+            f"v must have a row for each key: expected {k.shape[-2]} rows, got {v.shape[-2]} (shapes {k.shape} and {v.shape})"
+        )
     if q.shape[-1] == 0 or v.shape[-1] == 0:
         name, shape = ("q", q.shape) if q.shape[-1] == 0 else ("v", v.shape)
         raise InvalidInputError(f"{name} must have a width of at least 1, got shape {shape}")
@@ -222,10 +233,14 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     if k.shape[-3] != v.shape[-3]:
         raise DimensionMismatchError(f"v must have as many heads as k, which has {k.shape[-3]}, got {v.shape[-3]} (shapes {k.shape} and {v.shape})")
     if k.shape[-3] == 0 or q.shape[-3] == 0 or q.shape[-3] % k.shape[-3]:
-        raise DimensionMismatchError(f"the number of query heads, {q.shape[-3]}, must be a multiple of the number of key heads, {k.shape[-3]}, both at least 1")
+        raise DimensionMismatchError(
+            f"the number of query heads, {q.shape[-3]}, must be a multiple of the number of key heads, {k.shape[-3]}, both at least 1"
+        )
     for name, array in (("k", k), ("v", v)):
         if array.shape[:-3] != q.shape[:-3]:
-            raise DimensionMismatchError(f"{name} must have the leading axes of q, {q.shape[:-3]}, got {array.shape[:-3]}: np.broadcast_to repeats at no cost")
+            raise DimensionMismatchError(
+                f"{name} must have the leading axes of q, {q.shape[:-3]}, got {array.shape[:-3]}: np.broadcast_to repeats at no cost"
+            )
     if max(q.shape[-2], k.shape[-2]) > MAX_LENGTH:
         raise InputTooLargeError(f"sequences may have at most {MAX_LENGTH:,} rows, got q {q.shape} and k {k.shape}")
     result = given["q"].dtype
@@ -261,7 +276,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stub has only its two constants
     except np.exceptions.TooHardError:
         return True
 
@@ -439,7 +454,9 @@ def _read_mask(mask: Any, call: Call) -> None:
         _read_pattern(SparseMatrixMask(mask), call)
         return
     if isinstance(mask, str):
-        raise InvalidInputError(f"mask must be a boolean array, a scipy.sparse array or a Pattern, got {mask!r}: ruvattn.registry.get_pattern makes one by name")
+        raise InvalidInputError(
+            f"mask must be a boolean array, a scipy.sparse array or a Pattern, got {mask!r}: ruvattn.registry.get_pattern makes one by name"
+        )
     if isinstance(mask, np.ma.MaskedArray):
         raise InvalidInputError("mask is a masked array, whose own mask would be lost: pass a plain boolean array")
     try:
@@ -447,7 +464,9 @@ def _read_mask(mask: Any, call: Call) -> None:
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"mask is no array of booleans: {error}") from None
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
-        raise InvalidInputError(f"mask must be boolean, True where a query may attend, got {array.dtype}: numbers that are added to the logits are bias=")
+        raise InvalidInputError(
+            f"mask must be boolean, True where a query may attend, got {array.dtype}: numbers that are added to the logits are bias="
+        )
     if array.dtype != np.bool_:
         raise InvalidInputError(f"mask must be boolean, True where a query may attend, got {array.dtype}: write mask.astype(bool)")
     call.mask = _broadcast(array, "mask", call)
