@@ -26,11 +26,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from .aggregates import Aggregate, WeightedSum
 from .functional import attention, attention_logits, attention_weights, merge_states
 from .isa import load_kernels
 from .patterns import BoolMask, Causal, KeyLengths, Pattern, SparseMatrixMask, Window
 from .scores import Dot, Score, Tile
-from .aggregates import Aggregate, WeightedSum
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def config_info() -> dict[str, Any]:
 
     isa = active_isa()
     kernel = load_kernels("ruvattn.kernels.tile", "float32")
-    from .kernels import cpu
+    from .kernels import cpu  # type: ignore[attr-defined]  # compiled
 
     statuses = {_label(status): status for status in plugins.status()}
     pools = [{key: pool.get(key) for key in ("internal_api", "version", "num_threads", "filepath")} for pool in threadpool_info()]
@@ -123,10 +123,12 @@ def describe(info: dict[str, Any]) -> list[tuple[str, str]]:
     """
     words = {**info, "openmp": info["openmp"] or "none: every call runs on one thread"}
     words["thread_pools"] = [
-        f"{pool['internal_api']} {pool['version'] or ''}".strip() + f", {pool['num_threads']} threads, {pool['filepath']}" for pool in info["thread_pools"]
+        f"{pool['internal_api']} {pool['version'] or ''}".strip() + f", {pool['num_threads']} threads, {pool['filepath']}"
+        for pool in info["thread_pools"]
     ]
     words["plugins"] = {
-        label: "; ".join(f"{kind}: {', '.join(names)}" for kind, names in provides.items()) or "nothing" for label, provides in info["plugins"].items()
+        label: "; ".join(f"{kind}: {', '.join(names)}" for kind, names in provides.items()) or "nothing"
+        for label, provides in info["plugins"].items()
     }
     words["isas_built"] = ", ".join(info["isas_built"])
     words["isas_supported"] = ", ".join(info["isas_supported"])

@@ -39,7 +39,7 @@ def ruvattn_register(registry: Registry) -> None:
 
 class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        options = super().parse_hookimpl_opts(plugin, name)
+        options: Any = super().parse_hookimpl_opts(plugin, name)
         if options is None and name == "ruvattn_register" and inspect.isroutine(getattr(plugin, name, None)):
             options = {}
         return options

@@ -222,7 +222,7 @@ class BoolMask(Pattern):
         plane = self._plane(head, batch)
         rows = plane[i0:i1] if plane.shape[0] > 1 else plane
         rows = np.broadcast_to(rows, (rows.shape[0], lk))
-        return _runs(rows.any(0).astype(np.int8) + rows.all(0))
+        return _runs(np.add(rows.any(0), rows.all(0), dtype=np.int8))
 
     def __repr__(self) -> str:
         return f"BoolMask({self.mask.shape})"

@@ -219,8 +219,8 @@ def _find_plugins() -> tuple[list[tuple[Origin, EntryPoint]], list[PluginStatus]
                 statuses.append(PluginStatus(entry_point.name, origin.distribution, origin.version, loaded=False))
     for key, word in (wanted or {}).items():
         if key not in matched:
-            error = f"{LOAD_VARIABLE} names {word!r}, which is neither a distribution nor an entry point of a plugin"
-            statuses.append(PluginStatus(word, "(not installed)", "", loaded=False, error=error))
+            problem = f"{LOAD_VARIABLE} names {word!r}, which is neither a distribution nor an entry point of a plugin"
+            statuses.append(PluginStatus(word, "(not installed)", "", loaded=False, error=problem))
     return found, statuses
 
 

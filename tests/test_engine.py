@@ -116,7 +116,8 @@ OPTIONS = {
     },
     "mask and the rest": lambda rng, lead, h, lq, lk, dtype: {
         "mask": rng.random((h, lq, lk)) < 0.6, "causal": True, "query_offset": "end", "window": (90, -1), "softcap": 2.0,
-        "bias": _bias(rng, (1, lq, lk), dtype, 0.1), "key_lengths": rng.integers(lk // 2, lk + 1, lead), "sinks": rng.standard_normal(h), "scale": 0.4,
+        "bias": _bias(rng, (1, lq, lk), dtype, 0.1), "key_lengths": rng.integers(lk // 2, lk + 1, lead), "sinks": rng.standard_normal(h),
+        "scale": 0.4,
     },
 }  # fmt: skip
 
@@ -461,7 +462,9 @@ def test_nothing_is_written_around_out():
 
 
 @pytest.mark.parametrize("lead", [(5000, 0), (0,), (0, 3), (2, 0, 3)])
-@pytest.mark.parametrize("options", [{}, {"causal": True, "bias": np.zeros((4, 5), np.float32)}, {"mask": Stripes()}], ids=["plain", "bias", "pattern"])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True, "bias": np.zeros((4, 5), np.float32)}, {"mask": Stripes()}], ids=["plain", "bias", "pattern"]
+)
 def test_a_batch_of_nothing_gives_nothing(lead, options):
     q, k, v = make(0, 4, 5, lead=lead, hq=2, hk=2)
     out, lse = ruvattn.attention(q, k, v, return_lse=True, **options)
@@ -475,9 +478,14 @@ def test_a_batch_of_nothing_gives_nothing(lead, options):
 
 @pytest.mark.parametrize("name", ISAS)
 def test_the_environment_forces_a_build(name):
-    code = "import numpy as np, ruvattn; x = np.ones((2, 3), np.float32); ruvattn.attention(x, x, x); print(ruvattn.functional._kernels.popitem()[1].__name__)"
-    path = os.pathsep.join(filter(None, sys.path))
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "RUVATTN_ISA": name, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    code = """
+import numpy as np, ruvattn
+x = np.ones((2, 3), np.float32)
+ruvattn.attention(x, x, x)
+print(ruvattn.functional._kernels.popitem()[1].__name__)
+"""
+    environment = {**os.environ, "RUVATTN_ISA": name, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == f"ruvattn.kernels.tile_{name}_float32"
 
 

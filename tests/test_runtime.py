@@ -280,7 +280,8 @@ CHILD = """
 
 @forks
 def test_a_child_computes_after_the_parent_has_had_a_team():
-    assert run(textwrap.dedent(CHILD) + "print(child(), child(3), np.array_equal(ruvattn.attention(*LARGE, threads=2), wanted), child())") == "0 0 True 0"
+    code = "print(child(), child(3), np.array_equal(ruvattn.attention(*LARGE, threads=2), wanted), child())"
+    assert run(textwrap.dedent(CHILD) + code) == "0 0 True 0"
 
 
 @forks

@@ -94,7 +94,6 @@ cdef inline void few_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     cdef real y
     cdef vreal top, total_v, shift
     cdef vreal x[4]
-    cdef double new
     if p.softcap != 0:
         j = 0
         while j < n:

@@ -24,7 +24,7 @@ cdef inline Accumulators accumulate(const int rows, const real *a, Py_ssize_t ro
     cdef Py_ssize_t p
     cdef const real *a3 = a + 3 * row_step
     cdef Accumulators out
-    for p in range(depth):
+    for p in range(depth):  # no-cython-lint
         b0 = v_load(b)
         b1 = v_load(b + VLEN)
         x = v_set1(a[0])
@@ -186,7 +186,8 @@ cdef inline void values_tile(const real *v, Py_ssize_t ldv, Py_ssize_t n, const 
         o += rows * 2 * VLEN
 
 
-cdef inline void values_tile_marked(const real *v, Py_ssize_t ldv, Py_ssize_t n, const real *p, Py_ssize_t dv, const real *alpha, real *o) noexcept nogil:
+cdef inline void values_tile_marked(const real *v, Py_ssize_t ldv, Py_ssize_t n, const real *p, Py_ssize_t dv, const real *alpha,
+                                    real *o) noexcept nogil:
     """As values_tile, in the same order of operations, but a weight of −0 (masked) takes no part at all, so that 0 · NaN can't arise."""
     cdef Py_ssize_t c, j
     cdef vreal a0 = v_load(alpha), a1 = v_load(alpha + VLEN)

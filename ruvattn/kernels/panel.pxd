@@ -28,7 +28,7 @@ cdef inline void pack_panel(const real *x, Py_ssize_t step, Py_ssize_t rows, Py_
 cdef inline void unpack_panel(const real *panel, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t d, const real *factor, real *x, Py_ssize_t step,
                               real *finite) noexcept nogil:
     """x[i, c] = panel[c, i] · factor[i] for i < rows; finite[i] is 0 where all of row i is finite, else NaN."""
-    cdef Py_ssize_t i0, i, c, lane, nr = 2 * VLEN
+    cdef Py_ssize_t i0, i, c, lane
     cdef vreal block[16]
     cdef vreal f, check
     for i0 in range(2):

@@ -26,10 +26,9 @@ from .masks cimport add_bias, blend_bits, blend_interval, gather_mask
 from .microkernel cimport dots_tile, values_tile, values_tile_marked
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause
 from .panel cimport pack_panel, unpack_panel
-from .problem cimport MAX_PLANES, MAX_TERMS, Part, Problem, Scratch, row_high, row_low, score_forward
+from .problem cimport MAX_TERMS, Part, Problem, Scratch, row_high, row_low, score_forward
 from .softmax cimport tile_softmax, tile_top
-from .vector cimport (REAL_MAX, VLEN, exp2_v, exp_v, real, tanh_v, urint, v_eq, v_load, v_max, v_real, v_select, v_set1, v_store, v_transpose, v_ubits,
-                      v_sum, vreal, vuint)
+from .vector cimport REAL_MAX, VLEN, exp2_v, exp_v, real, tanh_v, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, v_transpose, vreal
 from .wide cimport wide_row
 
 import numpy as np
@@ -101,7 +100,8 @@ cdef void from_rows(const real *t, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t m, re
             j += VLEN
 
 
-cdef int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts, Py_ssize_t n) noexcept with gil:
+cdef int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
+                     Py_ssize_t n) noexcept with gil:
     """Call the Python side, which owns the tile's memory as an array; −1 when it raised (it keeps the exception)."""
     cdef object call = <object>p.python
     cdef list spans = []
@@ -148,7 +148,8 @@ cdef void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     from_rows(w.t, ld, n, m, w.s)
 
 
-cdef void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t panel, const Part *parts, int n_parts, real *s, Scratch *w) noexcept nogil:
+cdef void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t panel, const Part *parts, int n_parts, real *s,
+                    Scratch *w) noexcept nogil:
     """The planes of dots of one panel, and the largest dot of each lane."""
     cdef Py_ssize_t nr = 2 * VLEN, c, j, at
     cdef real *q = w.q + panel * p.d * nr
@@ -443,7 +444,8 @@ cdef int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_
                 lse[i0 + i] = <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY
         unpack_panel(w.o + panel * p.dv * nr, nr, m, p.dv, factor, out + i0 * p.out_row, p.out_row, finite)
         for i in range(m):
-            if finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY or (state[nr + i] == 0 and w.interval[panel * 2 * nr + i] < w.interval[panel * 2 * nr + nr + i]):
+            if (finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY
+                    or (state[nr + i] == 0 and w.interval[panel * 2 * nr + i] < w.interval[panel * 2 * nr + nr + i])):
                 w.bad[bad] = <int>(i0 + i - r0)
                 bad += 1
         panel += 1
@@ -831,10 +833,11 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
            object plan=None, object score=None, cnp.ndarray logits=None, int threads=1):
     """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``.
 
-    Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits, scale (Hq,),
-    sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by strides of 0.
-    plan: a ``ruvattn.planning.Plan``, for its rows only. score: a ``ruvattn.scores.BoundScore``. Returns 0, or another number where the score's tile()
-    raised, which has kept the exception.
+    Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits,
+    scale (Hq,), sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by
+    strides of 0.
+    plan: a ``ruvattn.planning.Plan``, for its rows only. score: a ``ruvattn.scores.BoundScore``. Returns 0, or another number where the score's
+    tile() raised, which has kept the exception.
     """
     cdef Problem p
     cdef Py_ssize_t batch = leading(q, 3), i, nd = q.ndim
@@ -937,9 +940,9 @@ def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
     for axis in range(nd - 3):
         if a.shape[axis] != b.shape[axis] or a.shape[axis] != c.shape[axis]:
             return None
-    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3] or a.shape[nd - 1] == 0 or c.shape[nd - 1] == 0
-            or b.shape[nd - 3] == 0 or a.shape[nd - 3] % b.shape[nd - 3] != 0 or a.shape[nd - 3] > 64 or a.shape[nd - 2] == 0
-            or b.shape[nd - 2] == 0 or b.shape[nd - 2] > 0x3FFFFFFF or a.shape[nd - 2] > 0x3FFFFFFF):
+    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3]
+            or a.shape[nd - 1] == 0 or c.shape[nd - 1] == 0 or b.shape[nd - 3] == 0 or a.shape[nd - 3] % b.shape[nd - 3] != 0
+            or a.shape[nd - 3] > 64 or a.shape[nd - 2] == 0 or b.shape[nd - 2] == 0 or b.shape[nd - 2] > 0x3FFFFFFF or a.shape[nd - 2] > 0x3FFFFFFF):
         return None
     for axis in range(nd):
         if a.strides[axis] % sizeof(real) or b.strides[axis] % sizeof(real) or c.strides[axis] % sizeof(real):
@@ -947,7 +950,10 @@ def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
     batch = leading(a, 3)
     if batch == 0:
         return None
-    out = cnp.PyArray_EMPTY(nd, a.shape, RUVATTN_TYPENUM, 0) if c.shape[nd - 1] == a.shape[nd - 1] else np_empty((*q.shape[:nd - 1], v.shape[nd - 1]), DTYPE)
+    if c.shape[nd - 1] == a.shape[nd - 1]:
+        out = cnp.PyArray_EMPTY(nd, a.shape, RUVATTN_TYPENUM, 0)
+    else:
+        out = np_empty((*q.shape[:nd - 1], v.shape[nd - 1]), DTYPE)
     lse = cnp.PyArray_EMPTY(nd - 1, a.shape, RUVATTN_TYPENUM, 0)
     memset(&p, 0, sizeof(p))
     if batch > 16:
