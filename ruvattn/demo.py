@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import reference
 from .errors import AttentionError, InvalidInputError, UnsupportedError
 from .registry import VariantInfo, create, variants
 
@@ -114,21 +115,21 @@ class Sentences:
         """
         text = " ".join(str(wanted).split())
         if re.fullmatch(r"[+-]?\d+", text):
-            number = int(text)
+            number = int(text[:20])  # Python refuses thousands of digits
             if not 1 <= number <= len(self):
-                raise InvalidInputError(f"sentence must be a number from 1 to {len(self)}, got {number}")
+                raise InvalidInputError(f"sentence must be a number from 1 to {len(self)}, got {_shorten(text, 60)}")
             return [number - 1]
         words = re.findall(r"\w+", text.lower())
         if not words:
             raise InvalidInputError(
-                f"sentence must be a number from 1 to {len(self)} or a few words of one of them, got {text!r}"
+                f"sentence must be a number from 1 to {len(self)} or a few words of one of them, got {_shorten(text, 60)!r}"
             )
         rows = [row for row, sentence in enumerate(self.texts) if _has_words(sentence, words)]
         rows.sort(key=lambda row: text.lower() not in self.texts[row].lower())
         if not rows:
             raise InvalidInputError(
                 f"sentence must be one of the {len(self)} that ship with ruvattn (the model does not, so other text "
-                f"cannot be embedded), and none has the words {text!r}{self._suggestion(words)}"
+                f"cannot be embedded), and none has the words {_shorten(text, 60)!r}{self._suggestion(words)}"
             )
         return rows
 
@@ -265,35 +266,46 @@ def attend(sentences: Sentences, row: int, info: VariantInfo) -> Result:
     """
     result = Result(info.name, info.distribution, info.version)
     others = np.delete(np.arange(len(sentences)), row)
-    query, keys = sentences.embeddings[[row]], sentences.embeddings[others]
     try:
-        variant, options = _prepare(info, query, keys)
-        output, context = variant.forward_with_context(query, keys, keys, **options)
+        variant, (query, keys), options, note = _prepare(info, sentences.embeddings[[row]], sentences.embeddings[others])
+        values = sentences.embeddings[others]
+        _, context = variant.forward_with_context(query, keys, values, **options)
         weights = variant.get_attention_weights(context)
         return replace(
             result,
             best=_best(weights, others) if weights is not None else (),
-            seconds=_time(lambda: variant(query, keys, keys, **options)),
-            error=_error(output, context),
-            note="" if options else "at a temperature of its own",
+            seconds=_time(lambda: variant(query, keys, values, **options)),
+            error=_error(context),
+            note=note,
         )
     except Exception as error:  # a plugin may raise anything; the other variants are still worth showing
         text = " ".join(str(error).split())
         return replace(result, note=text if isinstance(error, AttentionError) else f"{type(error).__name__}: {text}")
 
 
-def _prepare(info: VariantInfo, query: np.ndarray, keys: np.ndarray) -> tuple[Attention, dict[str, Any]]:
-    """Return the variant, and the options to call it with: the scale, if it has one."""
+def _prepare(
+    info: VariantInfo, query: np.ndarray, keys: np.ndarray
+) -> tuple[Attention, tuple[np.ndarray, np.ndarray], dict[str, Any], str]:
+    """Return the variant, the query and keys and the options to call it with, and what is to be said about these."""
     num_heads = HEADS if "num_kv_heads" in info.options else 1
     variant = create(info.name, embed_dim=query.shape[-1], num_heads=num_heads, **plain_options(info))
-    # Each head sees its part of the cosine, which is the sum of all parts.
-    options = {"scale": SCALE * num_heads}
-    try:
-        variant(query, keys, keys, **options)
-    except (InvalidInputError, UnsupportedError, TypeError):
-        # A score of another kind has a temperature of its own. What else is wrong will show without the scale too.
-        options = {}
-    return variant, options
+    longer = np.float32(SCALE**0.5)
+    tries: tuple[tuple[np.float32, dict[str, Any], str], ...] = (
+        # Each head sees its part of the cosine, which is the sum of all parts.
+        (np.float32(1), {"scale": SCALE * num_heads}, ""),
+        # A score without a scale: vectors that are longer have larger dot products, and larger distances.
+        (longer, {}, f"query and keys {longer:.1f} times as long, for it has no scale"),
+        (np.float32(1), {}, "at a temperature of its own"),
+    )
+    for factor, options, note in tries:  # noqa: B007 (after the loop)
+        inputs = (factor * query, factor * keys)
+        try:
+            variant(*inputs, keys, **options)
+        except (InvalidInputError, UnsupportedError, TypeError):
+            continue
+        break
+    # What is wrong with the last one will show when it is called once more.
+    return variant, inputs, options, note
 
 
 def _best(weights: np.ndarray, others: np.ndarray) -> tuple[tuple[int, float], ...]:
@@ -313,8 +325,16 @@ def _time(call: Callable[[], object]) -> float:
     return median(times)
 
 
-def _error(output: np.ndarray, context: Context) -> float | None:
-    raise NotImplementedError
+def _error(context: Context) -> float | None:
+    """Return the largest error of what attention made of the heads, relative to the oracle's largest entry."""
+    # What changes where and how it is computed, but not what.
+    options = {name: value for name, value in context.options.items() if name not in ("threads", "out")}
+    try:
+        expected = reference.attention(context.q, context.k, context.v, **options)
+        difference = np.abs(context.out.astype(np.float64) - expected)
+    except (AttributeError, TypeError, ValueError, NotImplementedError):
+        return None  # a variant that is not made of the oracle's parts
+    return float(difference.max() / np.abs(expected).max())
 
 
 def attention_map(sentences: Sentences) -> np.ndarray:
@@ -334,7 +354,9 @@ def attention_map(sentences: Sentences) -> np.ndarray:
     variant = create("standard", embed_dim=sentences.embeddings.shape[1], num_heads=1)
     x = sentences.embeddings
     _, context = variant.forward_with_context(x, x, x, mask=~np.eye(length, dtype=bool), scale=SCALE)
-    return variant.get_attention_weights(context).reshape(length, length)
+    weights = variant.get_attention_weights(context)
+    assert weights is not None  # "standard" always has them
+    return weights.reshape(length, length)
 
 
 def draw_map(sentences: Sentences, weights: np.ndarray, row: int, path: str | Path) -> None:

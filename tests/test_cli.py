@@ -106,6 +106,10 @@ def test_help_does_not_load_plugins_or_drawing(run):
         (["demo", "skateboard"], ["skateboard"]),
         (["demo", "--attention-type", "multihaed"], ["'multihaed'", "'multihead'"]),
         (["demo", "--output", "/nowhere/at/all.png"], ["--output", "/nowhere/at"]),
+        (["demo", "--output", ""], ["--output", "folder"]),
+        (["demo", "--output", "/"], ["--output", "directory"]),
+        (["demo", ""], ["sentence must be a number"]),
+        (["demo", "-5"], ["-5", "ruvattn demo --help"]),
         (["info", "--jsn"], ["--jsn", "--json"]),
         (["plugins", "x"], ["x", "ruvattn plugins --help"]),
         (["test", "--suite", "speed"], ["--suite", "speed"]),
@@ -143,6 +147,34 @@ def test_a_broken_plugin_is_one_line_of_warning(run, fake_plugins):
     assert "no [disk] here" in result.err
 
 
+FAULTY = """
+def ruvattn_register(registry):
+    from ruvattn.builtin.standard import StandardAttention
+
+    class Faulty(StandardAttention):
+        def attend(self, *args, **options):
+            raise KeyError("no [such] thing")
+
+    registry.variant("faulty", Faulty, summary="never works")
+"""
+
+
+def test_a_variant_of_a_plugin_that_fails_is_one_line_that_names_the_plugin(run, fake_plugins):
+    fake_plugins.install("faulty-one", FAULTY, version="3.1")
+    words = ("variant 'faulty' of faulty-one 3.1 failed", "KeyError", "no [such] thing")
+    assert is_one_helpful_line(run("bench", "--attention-type", "faulty"), *words)
+
+
+@pytest.mark.parametrize("command", [["info"], ["demo", "1", "--no-map"], ["bench"]])
+def test_a_wrong_instruction_set_is_one_line(command):
+    process = start(*command, RUVATTN_ISA="abacus")
+    out, err = (text.decode() for text in process.communicate(timeout=60))
+    assert process.returncode == 2
+    assert out == ""
+    assert err.startswith("ruvattn: RUVATTN_ISA='abacus' is not available on this machine: use one of ")
+    assert err.count("\n") == 1
+
+
 # Pipes, Ctrl-C, terminals -------------------------------------------------------------------------------------------
 
 
@@ -153,6 +185,23 @@ def test_a_closed_pipe_is_quiet():
     os.close(write)
     assert process.communicate(timeout=60)[1] == b""
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("command", [["demo", "--list"], ["info", "--json"], ["plugins"], ["--help"]])
+def test_a_full_disk_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        process = start(*command, stdout=full.fileno())
+        err = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 2
+    assert err == "ruvattn: cannot write the output: No space left on device\n"
+
+
+def test_without_any_output_nothing_fails():
+    closed = "import sys; sys.stdout = sys.stderr = None; from ruvattn.cli import main; main(sys.argv[1:])"
+    for command, code in ((["info"], 0), (["demo", "--list"], 0), (["frobnicate"], 2)):
+        process = subprocess.run([sys.executable, "-c", closed, *command], env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True)
+        assert (process.returncode, process.stdout, process.stderr) == (code, b"", b"")
 
 
 def test_ctrl_c_is_quiet():
@@ -186,6 +235,7 @@ def test_progress_waits_a_second_and_leaves_nothing(monkeypatch):
     from ruvattn.cli import console
 
     screen = StringIO()
+    monkeypatch.setenv("TERM", "xterm")
     terminal = Console(file=screen, force_terminal=True, width=60)
     monkeypatch.setattr(console, "make_console", lambda stderr: terminal)
     monkeypatch.setattr(console, "PATIENCE", 0.2)
@@ -198,6 +248,25 @@ def test_progress_waits_a_second_and_leaves_nothing(monkeypatch):
         assert "slow" in screen.getvalue()
         step()
     assert screen.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_progress_is_not_for_pipes_and_dumb_terminals(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from ruvattn.cli import console
+
+    monkeypatch.setattr(console, "PATIENCE", 0.0)
+    for terminal, term in ((False, "xterm"), (True, "dumb")):
+        monkeypatch.setenv("TERM", term)
+        screen = StringIO()
+        made = Console(file=screen, force_terminal=terminal, width=60)
+        monkeypatch.setattr(console, "make_console", lambda stderr, made=made: made)
+        with console.progress("slow", 2) as step:
+            time.sleep(0.1)
+            step()
+        assert screen.getvalue() == ""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from importlib import resources
 
 import numpy as np
@@ -86,10 +87,17 @@ def test_sentences_with_the_very_phrase_come_first(sentences):
     assert phrase == sorted(phrase, reverse=True)
 
 
-@pytest.mark.parametrize("number", [0, -1, 10**9])
+@pytest.mark.parametrize("number", [0, -1, 10**9, "1" * 5000])
 def test_a_number_out_of_range_names_the_range(sentences, number):
-    with pytest.raises(InvalidInputError, match=rf"sentence must be a number from 1 to {len(sentences)}, got {number}"):
+    with pytest.raises(InvalidInputError, match=rf"sentence must be a number from 1 to {len(sentences)}, got {str(number)[:50]}"):
         sentences.find(number)
+
+
+@pytest.mark.parametrize("wanted", ["x" * 5000, "1" * 5000, "?" * 5000])
+def test_a_message_does_not_repeat_more_than_a_line(sentences, wanted):
+    with pytest.raises(InvalidInputError) as raised:
+        sentences.find(wanted)
+    assert len(str(raised.value)) < 300
 
 
 def test_text_that_is_not_there_is_answered_with_what_is_close(sentences):
@@ -165,6 +173,84 @@ def test_a_variant_that_fails_is_told_and_not_raised(sentences, fake_plugins):
     assert result.error is None
 
 
+NEAR = """
+    import numpy as np
+    from ruvattn import Score, create
+
+    class Near(Score):
+        def row_terms(self, q, pos):
+            {check}
+            return (np.vecdot(q, q),)
+
+        def col_terms(self, k, pos):
+            return (np.vecdot(k, k),)
+
+        def logits(self, t):
+            return t.dots[0] - t.rows[0] / 2 - t.cols[0] / 2
+
+    def near(embed_dim, num_heads=1):
+        return create("standard", embed_dim=embed_dim, num_heads=num_heads, score="near")
+
+    def ruvattn_register(registry):
+        registry.score("near", Near)
+        registry.variant("near", near, summary="by distance")
+"""
+
+
+def test_a_score_without_a_scale_gets_longer_vectors_instead(sentences, fake_plugins):
+    """On vectors of one length, minus half a squared distance is a dot product and a constant."""
+    fake_plugins.install("near", NEAR.format(check="pass"))
+    found = demo.attend(sentences, 3, ruvattn.variants()["near"])
+    expected = demo.attend(sentences, 3, ruvattn.variants()["standard"])
+    assert [row for row, _ in found.best] == [row for row, _ in expected.best]
+    np.testing.assert_allclose([w for _, w in found.best], [w for _, w in expected.best], rtol=1e-3)
+    assert found.note == "query and keys 4.5 times as long, for it has no scale"
+    assert found.error < 1e-5
+
+
+def test_a_score_that_takes_neither_keeps_its_own_temperature(sentences, fake_plugins):
+    check = "if np.max(np.vecdot(q, q)) > 1.01: raise ruvattn.errors.InvalidInputError('outside the ball')"
+    fake_plugins.install("near", "import ruvattn\n" + textwrap.dedent(NEAR.format(check=check)))
+    result = demo.attend(sentences, 3, ruvattn.variants()["near"])
+    assert result.note == "at a temperature of its own"
+    assert len(result.best) == demo.BEST
+    assert 0 < result.best[0][1] < 0.01
+
+
+def test_the_error_is_that_of_the_output(sentences, fake_plugins):
+    """A variant whose arithmetic is a little off shows it; one that is made of other parts has no oracle."""
+    fake_plugins.install(
+        "off",
+        """
+        import dataclasses
+        from ruvattn.builtin.standard import StandardAttention
+
+        class Off(StandardAttention):
+            def attend(self, *args, **options):
+                out, context = super().attend(*args, **options)
+                top = abs(context.out).max()
+                return out, dataclasses.replace(context, out=context.out + 0.25 * top)
+
+        class Other(StandardAttention):
+            def attend(self, *args, **options):
+                out, context = super().attend(*args, **options)
+                return out, dataclasses.replace(context, options={"temperature": 3})
+
+            def get_attention_weights(self, context=None):
+                return None
+
+        def ruvattn_register(registry):
+            registry.variant("off", Off, summary="a quarter off")
+            registry.variant("other", Other, summary="of other parts")
+        """,
+    )
+    assert demo.attend(sentences, 0, ruvattn.variants()["off"]).error == pytest.approx(0.25, rel=1e-4)
+    other = demo.attend(sentences, 0, ruvattn.variants()["other"])
+    assert other.error is None
+    assert other.best == ()
+    assert other.seconds > 0
+
+
 def test_all_variants_are_chosen_with_standard_first_and_plugins_last(fake_plugins):
     fake_plugins.install(
         "early",
@@ -176,7 +262,9 @@ def test_all_variants_are_chosen_with_standard_first_and_plugins_last(fake_plugi
     )
     infos = demo.choose_variants()
     assert infos[0].name == "standard"
-    assert infos[-1].name == "aaa"
+    origins = [info.distribution == "ruvattn" for info in infos]
+    assert origins == sorted(origins, reverse=True)
+    assert "aaa" in {info.name for info in infos if info.distribution == "early"}
     assert {info.name for info in infos} == set(ruvattn.variants())
 
 

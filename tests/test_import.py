@@ -72,6 +72,22 @@ def test_import_writes_nothing_and_warns_of_nothing():
     assert run("import ruvattn", "-W", "error") == ""
 
 
+def test_a_copy_that_was_not_built_says_so():
+    """The kernels hidden, for here they are built."""
+    found = run(
+        """
+        import sys
+        sys.modules["ruvattn.kernels.cpu"] = None
+        import numpy, ruvattn
+        try:
+            ruvattn.attention(*numpy.ones((3, 4, 8)))
+        except ruvattn.errors.UnsupportedError as error:
+            print(error)
+        """
+    )
+    assert found.startswith("no compiled kernels are installed with ruvattn: install it from a wheel, or with a C compiler")
+
+
 SUBNORMALS_SURVIVE = """
     import threading
     import numpy as np

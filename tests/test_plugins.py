@@ -464,6 +464,14 @@ def test_a_distribution_without_metadata_is_still_loaded(fake_plugins):
     assert registry.scores()["bare"].distribution == "(unnamed distribution)"
 
 
+def test_a_distribution_without_a_version_is_still_loaded(fake_plugins):
+    fake_plugins.install("ruvattn-bare", GOOD.format(name="bare"))
+    metadata = fake_plugins.folders[0] / "ruvattn_bare-1.0.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: ruvattn-bare\n")
+    assert registry.scores()["bare"].version == "(unknown version)"
+    assert status_of("ruvattn-bare").version == "(unknown version)"
+
+
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(fake_plugins):
     fake_plugins.install("ruvattn-copy", GOOD.format(name="new-name"), version="2.0")
     fake_plugins.install("ruvattn-copy", GOOD.format(name="old-name"), version="1.0")

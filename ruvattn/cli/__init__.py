@@ -15,6 +15,7 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -44,7 +45,7 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = get_close_matches(args[0], _COMMANDS, n=1, cutoff=0.5)
+            close = get_close_matches(args[0], _COMMANDS, n=1, cutoff=0.6)
             there = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_COMMANDS)}."
             raise click.UsageError(f"no command {args[0]!r}; {there}", ctx)
         return super().resolve_command(ctx, args)
@@ -92,8 +93,9 @@ def main(args: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             status = commands.main(args, prog_name="ruvattn", standalone_mode=False)
-            # What is still buffered meets a closed pipe here rather than while the interpreter shuts down.
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is where the program was started without one
+                # What is still buffered meets a closed pipe here rather than while the interpreter shuts down.
+                sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except click.UsageError as error:
@@ -106,10 +108,19 @@ def main(args: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         _fail(f"ruvattn: out of memory: {error or 'ask for less'}", 2)
     except BrokenPipeError:
-        # The interpreter would flush stdout once more, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        _drop_output()
+        _fail(f"ruvattn: cannot write the output: {error.strerror}", 2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _drop_output() -> None:
+    # The interpreter would flush stdout once more, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

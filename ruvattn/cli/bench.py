@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import AttentionError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ..registry import VariantInfo
 
 __all__ = ["command", "measure"]
 
@@ -110,16 +114,18 @@ def measure(
     from ..isa import active_isa
     from .console import progress
 
+    isa = active_isa()
     _check_memory(4 * dim * (2 * num_keys + 2 * num_queries))
     # A wrong name is worth its error before any work; create() words it.
     info = variants().get(name)
-    variant = create(name, embed_dim=dim, num_heads=num_heads, **(plain_options(info) if info else {}))
+    with _blaming(info):
+        variant = create(name, embed_dim=dim, num_heads=num_heads, **(plain_options(info) if info else {}))
     rng = np.random.default_rng(0)
     queries, keys, values = (
         rng.standard_normal((length, dim), dtype=np.float32) for length in (num_queries, num_keys, num_keys)
     )
     times = []
-    with _thread_number(threads) as team, progress(name, iterations) as step:
+    with _thread_number(threads) as team, progress(name, iterations) as step, _blaming(info):
         for _ in range(min(WARM_UP, iterations)):
             variant(queries, keys, values)
         for _ in range(iterations):
@@ -139,7 +145,7 @@ def measure(
         "dtype": "float32",
         "iterations": iterations,
         "threads": team,
-        "isa": active_isa(),
+        "isa": isa,
         "seconds": seconds,
         "seconds_min": min(times),
         "seconds_max": max(times),
@@ -161,6 +167,20 @@ def _thread_number(threads: int | None) -> Iterator[int]:
     finally:
         if threads is not None:
             set_num_threads(before)
+
+
+@contextmanager
+def _blaming(info: VariantInfo | None) -> Iterator[None]:
+    """Turn what a plugin's variant raises into a message that names the plugin; what is built in keeps its traceback."""
+    try:
+        yield
+    except (AttentionError, MemoryError):
+        raise
+    except Exception as error:
+        if info is None or info.distribution == "ruvattn":
+            raise
+        text = f"{type(error).__name__}: {error}"
+        raise click.ClickException(f"variant {info.name!r} of {info.distribution} {info.version} failed: {text}") from error
 
 
 def _check_memory(needed: int) -> None:
@@ -186,8 +206,9 @@ def _scalar_seconds(name: str, shape: dict[str, int], result: dict[str, Any]) ->
     arguments = [f"--{option.replace('_', '-')}={value}" for option, value in {**shape, "num_queries": fewer}.items()]
     arguments += [f"--attention-type={name}", f"--threads={result['threads']}", f"--iterations={iterations}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ruvattn", "bench", *arguments, "--no-scalar", "--json"],
-        env={**os.environ, "RUVATTN_ISA": "scalar"},
+        [sys.executable, "-P", "-m", "ruvattn", "bench", *arguments, "--no-scalar", "--json"],
+        # It has to find the same packages, whatever is in the folder that it starts in.
+        env={**os.environ, "RUVATTN_ISA": "scalar", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -213,16 +234,12 @@ def _show(result: dict[str, Any]) -> None:
     from .console import duration, make_console, symbol
 
     console = make_console()
-    times, dot = symbol(console, "×"), symbol(console, "·")  # noqa: RUF001
+    times, dot = symbol(console, "×"), symbol(console, "·")
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    console.print(
-        Text.assemble(
-            (result["attention_type"], "bold"),
-            f"  {result['num_queries']:,} queries {times} {result['num_keys']:,} keys {times} {result['dim']}",
-            f"  {dot} {result['num_heads']} head{'s' if result['num_heads'] > 1 else ''}",
-            f" {dot} float32 {dot} {threads} {dot} {result['isa']} build",
-        )
-    )
+    shape = f"{result['num_queries']:,} queries {times} {result['num_keys']:,} keys {times} {result['dim']}"
+    heads = f"{result['num_heads']} head{'s' if result['num_heads'] > 1 else ''}"
+    console.print(Text.assemble((result["attention_type"], "bold cyan"), f"  {shape}"))
+    console.print(f"{heads} {dot} float32 {dot} {threads} {dot} {result['isa']} build", style="dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(no_wrap=True, justify="right")

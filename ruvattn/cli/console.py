@@ -16,7 +16,7 @@ PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 
 # Each with what stands for it where the encoding is not a Unicode one.
-_SYMBOLS = {"·": "|", "✓": "ok", "✗": "x", "×": "x"}  # noqa: RUF001
+_SYMBOLS = {"·": "|", "✓": "ok", "✗": "x", "×": "x"}
 
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 
@@ -74,7 +74,7 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[], None]
         To be called after each step.
     """
     console = make_console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_interactive:
         yield lambda: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

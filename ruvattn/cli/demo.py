@@ -39,8 +39,10 @@ def command(words: tuple[str, ...], list_all: bool, names: tuple[str, ...], outp
     to every other is written to a PNG file.
     """
     from .. import demo
+    from ..isa import active_isa
     from .console import make_console, progress
 
+    active_isa()  # a wrong RUVATTN_ISA is one error, not one for each variant
     sentences = demo.load_sentences()
     console = make_console()
     if list_all:
@@ -48,18 +50,23 @@ def command(words: tuple[str, ...], list_all: bool, names: tuple[str, ...], outp
         return
     rows = sentences.find(" ".join(words) if words else demo.DEFAULT)
     infos = demo.choose_variants(names)
-    if not no_map and not output.absolute().parent.is_dir():
-        raise click.UsageError(f"--output: there is no folder {str(output.absolute().parent)!r}", click.get_current_context())
+    if not no_map:
+        folder = output.absolute().parent
+        if not folder.is_dir():
+            raise click.UsageError(f"--output: there is no folder {str(folder)!r}", click.get_current_context())
+        if output.is_dir():  # click lets an empty path pass
+            raise click.UsageError(f"--output: {str(output)!r} is a folder, not a file", click.get_current_context())
 
     _introduce(console, sentences, rows, bool(words))
     for info in infos:
-        _show(console, sentences, demo.attend(sentences, rows[0], info))
+        with progress(info.name, None):
+            result = demo.attend(sentences, rows[0], info)
+        _show(console, sentences, result)
     if no_map:
         return
     try:
-        with progress("heat map", None) as step:
+        with progress("heat map", None):
             weights = demo.attention_map(sentences)
-            step()
             demo.draw_map(sentences, weights, rows[0], output)
     except ImportError:
         console.print("\nNo heat map, for matplotlib is not installed: pip install 'ruvattn[demo]'", style="yellow")
@@ -107,9 +114,9 @@ def _show(console: Console, sentences: Sentences, result: Result) -> None:
     if result.seconds is not None:
         error = "no oracle" if result.error is None else f"error {result.error:.1e}"
         title.append(f"{dot}{duration(result.seconds)}{dot}{error}")
-    if result.note:
-        title.append(f"{dot}{result.note}", style="yellow")
     console.print(title)
+    if result.note:
+        console.print(result.note, style="yellow")
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(width=BAR_WIDTH, no_wrap=True)

@@ -31,15 +31,16 @@ cdef inline void backward(real *dots, real *dlogits, Py_ssize_t m, Py_ssize_t n,
     cdef Py_ssize_t i, j
     cdef real a = 1 / (2 * sigma * sigma)
     cdef real ag
-    cdef double row, total = 0  # a tile may have thousands of entries: sum them wider than float32
+    cdef double row, row_sigma, total = 0  # a tile may have thousands of entries: sum them wider than float32, and row by row
     for i in range(m):
-        row = 0
+        row = row_sigma = 0
         for j in range(n):
             ag = a * dlogits[i * ld + j]
-            total += ag * (2 * dots[i * ld + j] - rows[i] - cols[j])
+            row_sigma += ag * (2 * dots[i * ld + j] - rows[i] - cols[j])
             row += ag
             dcols[j] -= ag
             dots[i * ld + j] = 2 * ag
+        total += row_sigma
         drows[i] -= <real>row
     dsigma[0] -= <real>(2 * total / sigma)
 

@@ -10,6 +10,7 @@ a query and one a key are all that it takes; the engine brings the dots.
 from __future__ import annotations
 
 import numpy as np
+from scipy import LowLevelCallable
 
 import ruvattn
 from ruvattn.errors import InvalidInputError
@@ -22,12 +23,12 @@ class Rbf(Score):
     Parameters
     ----------
     sigma : float or array of shape (Hq,), default 1.0
-        Width of the kernel, in the units of q and k; one for all heads or one for each.
+        Width of the kernel, in the units of q and k, from 1e-15 to 1e15; one for all heads or one for each.
 
     Raises
     ------
     InvalidInputError
-        If a sigma is not a positive finite number.
+        If a sigma is no such number.
 
     Examples
     --------
@@ -40,8 +41,9 @@ class Rbf(Score):
 
     def __init__(self, sigma=1.0):
         widths = np.asarray(sigma)
-        if widths.dtype.kind not in "fiu" or not np.all(np.isfinite(widths) & (widths > 0)):
-            raise InvalidInputError(f"sigma must be a positive finite number, or one for each head, got {sigma!r}")
+        # Outside these bounds 1/(2σ²) leaves the range of float32.
+        if widths.dtype.kind not in "fiu" or not np.all((widths >= 1e-15) & (widths <= 1e15)):
+            raise InvalidInputError(f"sigma must be a number from 1e-15 to 1e15, or one for each head, got {sigma!r}")
         self.params = {"sigma": sigma}
 
     def row_terms(self, q, pos):
@@ -79,3 +81,31 @@ class Rbf(Score):
 
 
 _compiled = ruvattn.load_kernels("ruvattn_example._rbf")  # the build for the instruction set that is in use
+
+
+class CompiledRbf(Rbf):
+    """Gaussian kernel score, compiled: the terms of `Rbf`, and tiles that Cython fills.
+
+    Parameters
+    ----------
+    sigma : float or array of shape (Hq,), default 1.0
+        As for `Rbf`.
+    """
+
+    kernels = {
+        dtype: tuple(LowLevelCallable.from_cython(_compiled, name + dtype) for name in ("rbf_", "rbf_vjp_"))
+        for dtype in ("float32", "float64")
+    }
+
+
+def rbf_attention(embed_dim, num_heads=1, *, sigma=1.0, **options):
+    """Return the variant ``rbf``: ``standard`` with the score ``rbf``; it takes the options of ``standard``."""
+    # By name, so that its configuration can be stored: ruvattn finds the score when it is made anew.
+    score = {"score": "rbf", "score_options": {"sigma": sigma}}
+    return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads, **score, **options)
+
+
+def compiled_rbf_attention(embed_dim, num_heads=1, *, sigma=1.0, **options):
+    """Return the variant ``rbf-compiled``: ``standard`` with the score ``rbf-compiled``; it takes the options of ``standard``."""
+    score = {"score": "rbf-compiled", "score_options": {"sigma": sigma}}
+    return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads, **score, **options)

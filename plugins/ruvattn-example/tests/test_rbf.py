@@ -1,0 +1,170 @@
+"""The plugin: every promise of the conformance suite, and what the suite cannot know."""
+
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import LowLevelCallable
+
+import ruvattn
+from ruvattn.errors import InvalidInputError
+from ruvattn.isa import supported_isas
+from ruvattn.testing import parametrize_with_checks
+from ruvattn.testing.compiled import compiled_logits, compiled_logits_vjp
+
+pytest.importorskip("ruvattn_example", reason="pip install ./plugins/ruvattn-example first")
+from ruvattn_example import CompiledRbf, Rbf
+from ruvattn_example.rbf import compiled_rbf_attention, rbf_attention
+
+PROJECT = Path(__file__).parents[1]
+
+both = pytest.mark.parametrize("score", [Rbf, CompiledRbf])
+
+
+def points(*shape, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# --- the conformance suite -------------------------------------------------------------------------------------------
+
+
+@parametrize_with_checks([Rbf(), CompiledRbf(), Rbf(sigma=3.0), CompiledRbf(sigma=[0.5, 2.0])])
+def test_scores_keep_every_promise(subject, check):
+    check(subject)
+
+
+@parametrize_with_checks([rbf_attention, compiled_rbf_attention])
+def test_variants_keep_every_promise(subject, check):
+    check(subject)
+
+
+# --- the formula -----------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 7.0])
+def test_a_logit_is_minus_the_squared_distance_over_two_sigma_squared(score, sigma):
+    q, k = points(2, 5, 16), points(2, 7, 16, seed=1)
+    distances = np.linalg.norm(q[:, :, None] - k[:, None], axis=-1)
+    logits = ruvattn.attention_logits(q, k, score=score(sigma=sigma))
+    np.testing.assert_allclose(logits, -(distances**2) / (2 * sigma**2), rtol=1e-13)
+
+
+@both
+def test_each_head_has_its_own_sigma(score):
+    q, k = points(3, 5, 8), points(3, 7, 8, seed=1)
+    together = ruvattn.attention_logits(q, k, score=score(sigma=[0.5, 1.0, 4.0]))
+    for head, sigma in enumerate([0.5, 1.0, 4.0]):
+        alone = ruvattn.attention_logits(q[head], k[head], score=score(sigma=sigma))
+        np.testing.assert_allclose(together[head], alone, rtol=1e-13)
+
+
+@both
+def test_moving_queries_and_keys_together_changes_nothing(score):
+    q, k, v = points(3, 20, 4)
+    moved = ruvattn.attention(q + 3.0, k + 3.0, v, score=score())
+    np.testing.assert_allclose(moved, ruvattn.attention(q, k, v, score=score()), rtol=0, atol=1e-12)
+
+
+@both
+def test_the_output_is_the_nadaraya_watson_estimate(score):
+    """With many samples and a narrow kernel, a smooth function is found again."""
+    x = np.linspace(-3, 3, 2001)[:, None]
+    at = np.linspace(-2, 2, 9)[:, None]
+    estimate = ruvattn.attention(at, x, np.sin(x), score=score(sigma=0.05))
+    # Smoothing with a Gaussian takes exp(−σ²/2) of a sine.
+    np.testing.assert_allclose(estimate, np.exp(-(0.05**2) / 2) * np.sin(at), atol=1e-6)
+
+
+@both
+def test_a_narrow_kernel_takes_the_nearest_key(score):
+    k, v = points(50, 6, dtype=np.float32), np.eye(50, dtype=np.float32)
+    out = ruvattn.attention(k[::-1] + np.float32(1e-3), k, v, score=score(sigma=0.05))
+    assert out.argmax(1).tolist() == list(range(50))[::-1]
+
+
+@both
+@pytest.mark.parametrize("sigma", [0, -1.0, np.nan, np.inf, 1e-16, 1e16, "1", None, [1.0, 0.0], True, 1j])
+def test_a_sigma_that_is_no_width_is_refused(score, sigma):
+    with pytest.raises(InvalidInputError, match="sigma must be a number from 1e-15 to 1e15, or one for each head, got "):
+        score(sigma=sigma)
+
+
+@both
+@pytest.mark.parametrize("sigma", [1e-15, 1e15])
+def test_the_narrowest_and_the_widest_kernel_give_numbers(score, sigma):
+    q, k, v = points(3, 2, 9, 4, dtype=np.float32)
+    assert np.isfinite(ruvattn.attention(np.concatenate([q, k], 1), k, v, score=score(sigma=sigma))).all()
+
+
+# --- the builds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_build_agrees_with_numpy(isa, dtype):
+    module = importlib.import_module(f"ruvattn_example._rbf_{isa}")
+    forward, vjp = (LowLevelCallable.from_cython(module, name + dtype) for name in ("rbf_", "rbf_vjp_"))
+    m, n, sigma = 9, 21, 1.5
+    q, k, upstream = points(m, 5, dtype=dtype), points(n, 5, seed=1, dtype=dtype), points(m, n, seed=2, dtype=dtype)
+    norms = (np.vecdot(q, q)[:, None],), (np.vecdot(k, k)[None],)
+
+    def tile():
+        return ruvattn.Tile((q @ k.T)[None], *norms, {"sigma": np.dtype(dtype).type(sigma)})
+
+    rounding = 200 * np.finfo(dtype).eps
+    logits = compiled_logits(forward, tile(), ld=24)
+    np.testing.assert_allclose(logits, Rbf(sigma).logits(tile()), rtol=0, atol=rounding)
+    found = compiled_logits_vjp(vjp, tile(), upstream, ld=24)
+    ddots, (drows,), (dcols,), dparams = Rbf(sigma).logits_vjp(tile(), upstream)
+    np.testing.assert_allclose(found["dots"], ddots, rtol=0, atol=rounding)
+    np.testing.assert_allclose(found["rows"][0], drows[:, 0], rtol=0, atol=rounding)
+    np.testing.assert_allclose(found["cols"][0], dcols[0], rtol=0, atol=rounding)
+    np.testing.assert_allclose(found["params"], [dparams["sigma"]], rtol=0, atol=rounding * 10)
+
+
+# --- as an installed plugin ------------------------------------------------------------------------------------------
+
+
+def test_it_is_found_and_provides_its_names():
+    (status,) = [status for status in ruvattn.plugins.status() if status.distribution == "ruvattn-example"]
+    assert status.loaded
+    assert status.error is None, status.traceback
+    assert status.provides == {"variant": ("rbf", "rbf-compiled"), "score": ("rbf", "rbf-compiled")}
+
+
+@pytest.mark.parametrize("name", ["rbf", "rbf-compiled"])
+def test_its_variants_are_made_by_name_and_from_their_configuration(name):
+    assert ruvattn.variants()[name].options == {"sigma": 1.0}
+    layer = ruvattn.create(name, embed_dim=8, num_heads=2, sigma=[0.5, 2.0])
+    x = points(10, 8, dtype=np.float32)
+    again = ruvattn.AttentionConfig.from_json(layer.config.to_json()).create()
+    np.testing.assert_array_equal(again(x), layer(x))
+    heads = x.reshape(10, 2, 4).swapaxes(0, 1)
+    expected = ruvattn.reference.attention(heads, heads, heads, score=Rbf(sigma=[0.5, 2.0]))
+    np.testing.assert_allclose(layer(x), expected.swapaxes(0, 1).reshape(10, 8), atol=1e-5)
+
+
+# --- the README keeps up ---------------------------------------------------------------------------------------------
+
+
+def test_every_line_that_the_readme_explains_is_in_the_sources():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    files = ["pyproject.toml", "setup.py", "tests/test_rbf.py", *(f"src/ruvattn_example/{name}" for name in ("__init__.py", "rbf.py", "_rbf.pyx"))]
+    sources = "\n".join((PROJECT / file).read_text(encoding="utf-8") for file in files)
+    blocks = re.findall(r"```\w+\n(.*?)```", readme, flags=re.S)
+    explained = [block for block in blocks if not block.startswith("import numpy")]
+    assert len(explained) > 10
+    for block in explained:
+        assert block in sources, block
+
+
+def test_the_example_of_the_readme_runs():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.S) if block.startswith("import numpy")]
+    names = {}
+    exec(example, names)
+    assert names["out"].shape == (4, 100, 16)
+    assert names["layer"].config.num_heads == 4
