@@ -189,6 +189,8 @@ def test_calls_take_turns_in_both_directions():
 def test_peak_counts_what_was_freed_again():
     import timing
 
+    if not timing._reset_peak():
+        pytest.skip("this system can't reset the peak of a process, and the tests before had one of their own")
     size = 2**25
     risen, shape = timing.measure_peak(lambda: np.ones(size, np.uint8).shape)
     assert shape == (size,)
