@@ -123,11 +123,10 @@ def _before_fork() -> None:
     _can_pause = not _serial_child
     if _serial_child:
         return
-    # Only what is loaded can have started threads; the modules share one OpenMP runtime.
-    for name, module in list(sys.modules.items()):
-        if name.startswith("ruvattn.kernels.tile_"):
-            _can_pause = bool(module.pause())
-            return
+    # Only what is loaded can have started threads. The modules share one OpenMP runtime, but each keeps in mind how large its team is.
+    loaded = [module for name, module in list(sys.modules.items()) if name.startswith("ruvattn.kernels.tile_")]
+    # One that another thread is just importing has no pause yet, and no team.
+    _can_pause = all(module.pause() for module in loaded if hasattr(module, "pause"))
 
 
 def _after_fork_in_child() -> None:
