@@ -12,7 +12,7 @@ from .. import functional
 from ..aggregates import Aggregate
 from ..errors import UnsupportedError
 from . import parts
-from .cases import accuracy_bounds, case, finite_difference, require, require_close, require_same_bits, sample
+from .cases import accuracy_bounds, case, require, require_close, require_gradient, require_same_bits, sample
 from .parts import WIDTHS, Part, some_mask
 from .runner import CheckList, NotApplicable
 
@@ -186,12 +186,7 @@ def _require_gradient(found: Any, upstream: np.ndarray, mapped: Callable[[np.nda
     def function(x: np.ndarray) -> float:
         return float(np.sum(upstream * mapped(x.copy())))
 
-    expected = finite_difference(function, at)
-    found = np.asarray(found, np.float64)
-    require(found.shape == at.shape, f"{name}: the gradient must have shape {at.shape}, got {found.shape}")
-    # Rounding of the function over a step of 1e-3, and truncation as much again: see finite_difference.
-    scale = max(1.0, abs(function(at)), float(np.max(np.abs(expected), initial=0.0)))
-    require_close(found, expected, 1e7 * float(np.finfo(np.float64).eps) * scale, f"{name}: must agree with finite differences")
+    require_gradient(found, function, at, name)
 
 
 def _or_not_applicable(function: Callable[..., Any], *args: np.ndarray) -> Any:

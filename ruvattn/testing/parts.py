@@ -38,7 +38,10 @@ WIDTHS = (1, 5, 16, 33)
 """Widths that a part is tried with unless it says which: one, odd, whole vectors, and one more than those."""
 
 NUMBERS = 128
-"""Errors of fewer numbers than these say little of an accuracy: small cases are drawn several times."""
+"""Errors of fewer numbers than these say little of an accuracy: small tiles are drawn several times."""
+
+ROWS = 32
+"""So do errors of fewer rows, for in a row they have their weights in common."""
 
 
 class Shape(NamedTuple):
@@ -173,8 +176,8 @@ def some_mask(shape: Shape, seed: int = 0, *, empty_row: bool = False) -> np.nda
 
 def require_agreement(part: Part, shape: Shape, dtype: Any, options: dict[str, Any]) -> None:
     """Require that calls agree with the oracle as well as a naive implementation in float32 would."""
-    numbers = int(np.prod([*shape.lead, shape.heads, shape.lq, shape.value_width]))
-    draws = min(16, -(-NUMBERS // max(numbers, 1)))
+    rows = int(np.prod([*shape.lead, shape.heads, shape.lq]))
+    draws = min(16, -(-ROWS // max(rows, 1)))
     if "bias" in options:  # which has to have the dtype that is computed in
         options = {**options, "bias": options["bias"].astype(np.float64 if dtype == np.float64 else np.float32)}
     results: list[list[Any]] = [[], [], [], [], [], []]
@@ -190,8 +193,15 @@ def require_agreement(part: Part, shape: Shape, dtype: Any, options: dict[str, A
     out, lse, expected, expected_lse, naive, naive_lse = (np.stack(result) for result in results)
     where = " (the first index counts the draws)" if draws > 1 else ""
     with case(shape=tuple(shape), dtype=np.dtype(dtype).name, **options):
-        require_accurate(out, expected, naive, f"the output must agree with the oracle{where}")
-        require_accurate(lse, expected_lse, naive_lse, f"the lse must agree with the oracle{where}")
+        require_accurate(out, expected, naive, f"the output must agree with the oracle{where}", samples=draws * rows)
+        floor = lse_rounding(expected_lse, shape.lk, lse.dtype)
+        require_accurate(lse, expected_lse, naive_lse, f"the lse must agree with the oracle{where}", samples=draws * rows, floor=floor)
+
+
+def lse_rounding(lse: np.ndarray, lk: int, dtype: Any) -> float:
+    """Return what rounding does to a log-sum-exp: it is the largest logit plus at most log Lk, and the two may cancel."""
+    largest = float(np.max(np.abs(lse[np.isfinite(lse)]), initial=0.0)) + float(np.log(max(lk, 1)))
+    return 4 * float(np.finfo(dtype).eps) * largest
 
 
 def agrees_with_oracle(part: Part, option_sets: Iterable[dict[str, Any]]) -> None:

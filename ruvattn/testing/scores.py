@@ -17,11 +17,11 @@ from . import parts
 from .cases import (
     accuracy_bounds,
     case,
-    finite_difference,
     float_dtypes,
     require,
     require_accurate,
     require_close,
+    require_gradient,
     require_same_bits,
     sample,
 )
@@ -223,20 +223,6 @@ def logits_are_elementwise(score: Score) -> None:
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-def _gradient_tolerance(function_value: float, expected: np.ndarray) -> float:
-    """Return what a central difference of order four may be off: rounding of the function over a step of 1e-3, truncation as much."""
-    scale = max(1.0, abs(function_value), float(np.max(np.abs(expected), initial=0.0)))
-    return 1e4 * float(np.finfo(np.float64).eps) * 1e3 * scale
-
-
-def _require_gradient(found: Any, function: Callable[[np.ndarray], float], at: np.ndarray, name: str) -> None:
-    at = np.asarray(at, np.float64)
-    expected = finite_difference(function, at)
-    found = np.asarray(found, np.float64)
-    require(found.shape == at.shape, f"{name}: the gradient must have shape {at.shape}, got {found.shape}")
-    require_close(found, expected, _gradient_tolerance(function(at), expected), f"{name}: must agree with finite differences")
-
-
 def _or_not_applicable(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
@@ -258,7 +244,7 @@ def logits_vjp_matches_differences(score: Score) -> None:
                 f"logits_vjp must return a tuple of {count}: ddots, drows, dcols, dparams{', dq, dk' if score.vectors else ''}",
             )
             for name, found, at, put in _tile_places(tile, gradients):
-                _require_gradient(found, functools.partial(_weighed, score, upstream, put), at, name)
+                require_gradient(found, functools.partial(_weighed, score, upstream, put), at, name)
 
 
 def _weighed(score: Score, upstream: np.ndarray, put: Callable[[np.ndarray], Tile], x: np.ndarray) -> float:
@@ -337,7 +323,7 @@ def _terms_vjp_at(score: Score, side: str, x: np.ndarray, pos: np.ndarray) -> No
     def total(how: Score, at: np.ndarray) -> float:
         return float(sum(np.sum(d * term) for d, term in zip(upstream, _terms(how, side, at, pos), strict=True)))
 
-    _require_gradient(dx, lambda at: total(score, at), x, f"{name}, {'dq' if side == 'row' else 'dk'}")
+    require_gradient(dx, lambda at: total(score, at), x, f"{name}, {'dq' if side == 'row' else 'dk'}")
     for parameter, value in score.params.items():
         if value is None:
             continue
@@ -348,7 +334,7 @@ def _terms_vjp_at(score: Score, side: str, x: np.ndarray, pos: np.ndarray) -> No
             other.params = {**score.params, parameter: changed.copy() if changed.ndim else float(changed)}  # type: ignore[misc]
             return total(other, x)
 
-        _require_gradient(dparams.get(parameter, np.zeros(at.shape)), with_parameter, at, f"{name}, {parameter!r}")
+        require_gradient(dparams.get(parameter, np.zeros(at.shape)), with_parameter, at, f"{name}, {parameter!r}")
 
 
 # --- compiled forms ---------------------------------------------------------------------------------------------------
