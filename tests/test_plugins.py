@@ -678,6 +678,20 @@ def test_the_plugin_in_the_guide_works_as_it_stands(fake_plugins):
         assert registry.get_pattern(name) is not None
 
 
+def test_the_rest_of_the_guide_runs_and_its_checks_pass(fake_plugins):
+    source, use, checks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
+    fake_plugins.install("ruvattn-guide", source, api="")
+    names = {}
+    exec(use, names)
+    assert names["out"].shape == (4, 100, 64)
+    names = {}
+    exec(checks, names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert len(tests) == 2
+    for name in tests:
+        names[name]()
+
+
 def test_blocks_of_the_guide_are_valid_python():
     for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S):
         compile(textwrap.dedent(block), str(GUIDE), "exec")

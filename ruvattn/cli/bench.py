@@ -45,7 +45,7 @@ MEMORY_SHARE = 0.7
 @click.option("--num-heads", default=1, show_default=True, type=click.IntRange(1), help="Heads that share the width.")
 @click.option("--attention-type", default="standard", show_default=True, metavar="NAME", help="A variant.")
 @click.option("--iterations", default=20, show_default=True, type=click.IntRange(1), help="Calls to time.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Threads.  [default: as show_config says]")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads.  [default: as ruvattn info says]")
 @click.option("--scalar/--no-scalar", default=True, show_default=True, help="Time the scalar build too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -97,7 +97,7 @@ def _introduce(console: Console, sentences: Sentences, rows: list[int], asked: b
         f"attends to the {len(sentences) - 1} other sentences: {softmax} of their MiniLM embeddings.", style="dim"
     )
     if len(rows) > 1:
-        numbers = ", ".join(str(row + 1) for row in rows[1:9]) + (", ..." if len(rows) > 9 else "")
+        numbers = ", ".join(str(row + 1) for row in rows[1:9]) + (f" and {len(rows) - 9} more" if len(rows) > 9 else "")
         console.print(f"Also found: {numbers}.", style="dim")
     elif not asked:
         console.print("Ask about another: ruvattn demo astronaut; ruvattn demo --list shows them all.", style="dim")

@@ -9,7 +9,7 @@ import click
 __all__ = ["command"]
 
 
-@click.command("info")
+@click.command("info", short_help="Show how this copy was built and what it found here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Show compiler, flags, instruction set, OpenMP, threads, plugins and failures."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("plugins")
+@click.command("plugins", short_help="List what plugins provide, and which failed and why.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of each failure.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, tracebacks included.")
 def command(verbose: bool, as_json: bool) -> None:
