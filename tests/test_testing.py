@@ -7,6 +7,7 @@ is tried by putting a faulty one in its place.
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 import warnings
 
@@ -1049,6 +1050,14 @@ def test_subjects_of_one_name_are_told_apart():
     assert [result.subject for result in run_checks([Causal(), Causal()], only=["declaration"])] == ["Causal()", "Causal()#2"]
 
 
+def test_each_kind_is_a_namespace_of_its_own():
+    subjects = [Subject("both", "score", Distance()), Subject("both", "pattern", Causal())]
+    assert {result.subject for result in run_checks(subjects, only=["declaration"])} == {"both"}
+    ids = [case.id for case in parametrize_with_checks(subjects).args[1]]
+    assert {"both score-declaration", "both pattern-declaration"} <= set(ids)
+    assert len(set(ids)) == len(ids)
+
+
 @pytest.mark.parametrize("subjects", [Causal(), 3])
 def test_a_subject_that_is_no_list_is_refused(subjects):
     with pytest.raises(InvalidInputError, match=r"write \[subject\]"):
@@ -1236,3 +1245,85 @@ def test_accuracy_is_measured_by_the_naive_error():
             require_accurate(found, expected, naive.astype(np.float32), "close", samples=10**6)
         # Of few errors, the naive ones may be small by luck.
         require_accurate(found, expected, naive.astype(np.float32), "close", samples=4)
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+BROKEN_PLUGIN = """
+from ruvattn import Causal
+
+class Lying(Causal):
+    def ranges(self, i0, i1, lk, **owner):
+        return [0], [lk], [True]
+
+def needy(left):
+    return Causal()
+
+def ruvattn_register(registry):
+    registry.pattern("lying", Lying)
+    registry.pattern("needy", needy)
+"""
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run ``ruvattn test`` in this process; returns exit code, stdout and stderr."""
+    from ruvattn.cli import main
+
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*args):
+        with pytest.raises(SystemExit) as ended:
+            main(["test", *args])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_counts_what_passes(command, fake_plugins):
+    code, out, err = command("--suite", "aggregates")
+    assert (code, err) == (0, "")
+    assert re.search(r"✓ +weighted-sum +aggregate +\d\d +0 +\d", out)
+    assert f"{len(names_of('aggregate'))} checks of 1 subjects: " in out
+    assert "0 failed" in out
+
+
+def test_the_command_takes_names(command, fake_plugins):
+    _, out, _ = command("key-lengths(lengths=3)", "weighted-sum")
+    assert re.findall(r"^✓  (\S+)", out, re.MULTILINE) == ["key-lengths(lengths=3)", "weighted-sum"]
+
+
+def test_the_command_fails_when_a_check_does(command, fake_plugins):
+    fake_plugins.install("broken-patterns", BROKEN_PLUGIN)
+    code, out, _ = command("lying", "needy")
+    assert code == 1
+    assert re.search(r"✗ +lying +pattern +\d+ +[1-9]", out)
+    assert "lying, ranges_agree_with_allowed: [0, 1) is called full, and a pair in it is not allowed: i=-2, j=0" in out
+    assert "needy was not checked: it needs left=" in out
+    assert "Traceback" not in out
+    assert "--verbose" in out
+
+
+def test_the_command_shows_everything_when_verbose(command, fake_plugins):
+    fake_plugins.install("broken-patterns", BROKEN_PLUGIN)
+    code, out, _ = command("lying", "--verbose")
+    assert code == 1
+    assert "Traceback (most recent call last)" in out
+    listed = re.findall(r"^  \S+ +([a-z]\w+)", out, re.MULTILINE)
+    assert names_of("pattern") <= set(listed)
+    assert "row_block is 1: blocks may start anywhere" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["standrd"], ["'standrd'", "did you mean 'standard'?"]),
+        (["--suite", "scores", "standard"], ["'standard'", "in the suite 'scores'", "dot"]),
+        (["--suite", "score"], ["--suite", "'score'", "'scores'"]),
+    ],
+)
+def test_the_command_helps_with_mistakes(command, fake_plugins, args, words):
+    code, out, err = command(*args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in words), err

@@ -294,11 +294,12 @@ def subjects_of(objects: Any) -> list[Subject]:
     else:
         pairs = [(subject_name(subject), subject) for subject in objects]
     found: list[Subject] = []
-    taken: dict[str, int] = {}
+    taken: dict[tuple[str, str], int] = {}
     for name, subject in pairs:
         made = subject if isinstance(subject, Subject) else Subject(name, family_of(subject), subject)
-        taken[name] = taken.get(name, 0) + 1
-        found.append(made if taken[name] == 1 else replace(made, name=f"{name}#{taken[name]}"))
+        key = (made.family, name)
+        taken[key] = taken.get(key, 0) + 1
+        found.append(made if taken[key] == 1 else replace(made, name=f"{name}#{taken[key]}"))
     return found
 
 
@@ -423,7 +424,8 @@ def parametrize_with_checks(
     Returns
     -------
     pytest.MarkDecorator
-        To be put on a test function; the cases are called ``<subject>-<check>``.
+        To be put on a test function; the cases are called ``<subject>-<check>``, with the family after the name of a
+        subject where subjects of two families share it.
 
     Raises
     ------
@@ -441,14 +443,20 @@ def parametrize_with_checks(
     import pytest
 
     cases = []
-    for subject, check, reason in _plan(objects, expected_failures, None):
+    runs = _plan(objects, expected_failures, None)
+    families: dict[str, set[str]] = {}
+    for subject, _, _ in runs:
+        families.setdefault(subject.name, set()).add(subject.family)
+    for subject, check, reason in runs:
+        # A variant and a score, for example, may have one name: each kind is a namespace of its own.
+        name = subject.name if len(families[subject.name]) == 1 else f"{subject.name} {subject.family}"
         if check is None:
             problem = pytest.fail if subject.broken else pytest.skip
             stand_in = functools.partial(lambda report, why, _: report(why), problem, subject.problem)
-            cases.append(pytest.param(None, stand_in, id=f"{subject.name}-can_be_made"))
+            cases.append(pytest.param(None, stand_in, id=f"{name}-can_be_made"))
             continue
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-        cases.append(pytest.param(subject.target, check, id=f"{subject.name}-{check.name}", marks=marks))
+        cases.append(pytest.param(subject.target, check, id=f"{name}-{check.name}", marks=marks))
     return pytest.mark.parametrize(("subject", "check"), cases)
 
 
