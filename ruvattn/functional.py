@@ -159,11 +159,7 @@ def attention(
         and seed is None
         and (causal is True or causal is False)
     ):
-        team = resolve_threads(threads)
-        try:
-            found = _kernel(q.dtype).attend_plain(q, k, v, causal, team, bool(return_lse))
-        except ValueError as error:  # NumPy's word for a product beyond the address space
-            raise MemoryError(f"a result for q {q.shape} and v {np.shape(v)} cannot be allocated: {error}") from None
+        found = _plain(_kernel(q.dtype).attend_plain, q, k, v, causal, resolve_threads(threads), bool(return_lse))
         if found is not None:
             return found
     if v is None:  # which read_call takes for a call without values
@@ -253,6 +249,14 @@ def attention_logits(
     array([[  3., -inf],
            [  0.,   3.]], dtype=float32)
     """
+    if (
+        mask is None and bias is None and causal is False and window is None and key_lengths is None and scale is None and softcap is None
+        and isinstance(score, str) and score == "dot" and type(query_offset) is int and query_offset == 0
+        and type(q) is np.ndarray and q.dtype in _PLAIN and q.size
+    ):  # fmt: skip
+        found = _plain(_kernel(q.dtype).logits_plain, q, k, resolve_threads(threads))
+        if found is not None:
+            return found
     call = read_call(
         q, k, None, mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths, softcap=softcap,
     )  # fmt: skip
@@ -487,6 +491,15 @@ def _run(
                 raise error
             finally:
                 del error  # its traceback holds this frame, and the frame would hold it
+
+
+def _plain(short_way: Any, *arguments: Any) -> Any:
+    """Try the kernel's short way."""
+    try:
+        return short_way(*arguments)
+    except ValueError as error:  # NumPy's word for a product beyond the address space
+        shapes = ", ".join(str(x.shape) for x in arguments if isinstance(x, np.ndarray))
+        raise MemoryError(f"a result for arrays of shapes {shapes} cannot be allocated: {error}") from None
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -204,8 +204,8 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     given = {"q": as_array(q, "q"), "k": as_array(k, "k")}
     if v is not None:
         given["v"] = as_array(v, "v")
-    names = {array.dtype.name for array in given.values()}
-    if len(names) > 1:
+    # Asking a dtype for its name takes microseconds: only where they differ, if only by byte order.
+    if any(array.dtype != given["q"].dtype for array in given.values()) and len({array.dtype.name for array in given.values()}) > 1:
         listed = ", ".join(f"{name} {array.dtype.name}" for name, array in given.items())
         raise UnsupportedError(f"q, k and v must share one dtype, got {listed}: convert them with .astype")
     q, k = given["q"], given["k"]
@@ -244,11 +244,12 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     if max(q.shape[-2], k.shape[-2]) > MAX_LENGTH:
         raise InputTooLargeError(f"sequences may have at most {MAX_LENGTH:,} rows, got q {q.shape} and k {k.shape}")
     result = given["q"].dtype
-    compute = _COMPUTE[result.name]
-    return Call(
-        clean(q, compute), clean(k, compute), clean(v, compute),
-        result if result.name == "bfloat16" else np.dtype(result.name), single, q.shape[:-3],
-    )  # fmt: skip
+    if result in _COMMON:
+        compute = result
+    else:
+        compute = _COMPUTE[result.name]
+        result = result if result.name == "bfloat16" else np.dtype(result.name)
+    return Call(clean(q, compute), clean(k, compute), clean(v, compute), result, single, q.shape[:-3])
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> np.ndarray:

@@ -413,8 +413,9 @@ INTERRUPTED = """
         "ruvattn.attention(q, q, q, score=NumpyDot())",
         "ruvattn.attention(q, q, q, mask=ruvattn.BoolMask(np.ones((1, q.shape[1]), bool)), dropout=0.1, seed=1)",
         "[ruvattn.attention(q[:, :1], q, q) for _ in range(10**6)]",
+        "ruvattn.attention(q * np.float32(1e25), q, q * np.float32(1e25), threads=2)",
     ],
-    ids=["dot", "causal with bias", "numpy score", "mask with dropout", "many short calls"],
+    ids=["dot", "causal with bias", "numpy score", "mask with dropout", "many short calls", "wide arithmetic"],
 )
 def test_ctrl_c_is_answered_between_blocks_and_the_process_goes_on(call):
     waited = run(textwrap.dedent(INTERRUPTED) + f"print(interrupted(lambda: {call}))", timeout=90)
@@ -481,6 +482,21 @@ def test_kernels_that_get_no_scratch_raise_memory_error():
         print(refused(lambda: ruvattn.attention(wide, wide, wide, out=target, threads=1)))
     """
     assert run(textwrap.dedent(LIMITED) + textwrap.dedent(code)) == "True"
+
+
+@linux
+@pytest.mark.parametrize("number", [2, 64])
+def test_a_call_runs_on_the_threads_that_can_be_started(number):
+    """OpenMP's runtime ends the process where there is no room for the stack of a thread."""
+    code = f"""
+        wanted = ruvattn.attention(q, k, v, threads=1)
+        out = np.empty_like(q)
+        before = team()
+        limit(4 << 20)
+        ruvattn.attention(q, k, v, out=out, threads={number})
+        print(np.array_equal(out, wanted), team() - before)
+    """
+    assert run(textwrap.dedent(LIMITED) + textwrap.dedent(code), OPENBLAS_NUM_THREADS="1") == "True 0"
 
 
 GROWTH = """

@@ -72,6 +72,9 @@ cdef struct Problem:
     # blocking: a function of the shape alone
     Py_ssize_t block_rows, block_keys, row_blocks, splits, split_keys
     real *partial                                      # splits × blocks of unnormalised states
+    # Ctrl-C inside of a long task: what was raised, a list that the caller owns, and word to the other threads that they may stop
+    void *raised
+    int *stop
 
 
 cdef struct Scratch:

@@ -24,7 +24,7 @@ from .dropout cimport drop, head_key, row_key
 from .few cimport FEW_KEYS, Few, few_attend, few_finish, few_merge, few_reset
 from .masks cimport add_bias, blend_bits, blend_interval, gather_mask
 from .microkernel cimport dots_tile, values_tile, values_tile_marked
-from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause
+from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, row_high, row_low, score_forward
 from .softmax cimport tile_softmax, tile_top
@@ -54,10 +54,15 @@ cdef object np_ndarray = np.ndarray, np_empty = np.empty
 
 cdef enum:
     BLOCK_ROWS = 256      # queries of a task: one block of K and V in the second-level cache serves them all
+    BLOCK_BYTES = 1 << 20 # queries and outputs of a task at the most
     BLOCK_KEYS = 96       # keys of a tile: a multiple of six, so that the micro-kernel has no rest
+    PATIENCE = 50_000_000 # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
     PYTHON_KEYS = 384     # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024     # keys of a split at the least
     FEW_LIMIT = 4         # rows that go through few.pxd
+    PLAIN_HEADS = 64      # what the short way keeps on the stack
+    PLAIN_BATCH = 16
+    PLAIN_LENGTH = 0x3FFFFFFF
 
 cdef double LN2 = 0.69314718055994530942
 
@@ -486,11 +491,22 @@ cdef void merge_state(const Problem *p, Py_ssize_t panels, const real *partial, 
                 v_store(o + c * nr, v_load(o + c * nr) * a + v_load(add + c * nr) * t)
 
 
+cdef bint interrupted(const Problem *p) noexcept with gil:
+    """Answer signals, in the middle of a task; whether a handler raised, which ends the call."""
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        (<list>p.raised).append(error)
+        return True
+    return False
+
+
 cdef int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
     """Rows that finish() doesn't trust. NaN or Inf among the values may have come in through a masked key: once more, with masked keys left out
     of the sum. What is still not finite may be an overflow of finite input: those rows in wide arithmetic."""
     cdef Py_ssize_t split, panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
     cdef int i, bad
+    cdef double since = 0
     if attend_block(p, b, h, r0, r1, 0, True, w, parts) != 0:
         return -1
     if p.splits > 1:
@@ -502,7 +518,15 @@ cdef int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_
     bad = finish(p, b, h, r0, r1, w)
     if p.forward == NULL and p.python == NULL:
         for i in range(bad):
+            if p.stop[0]:
+                return 0
             wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
+            # a row here takes as long as a hundred elsewhere; thread 0 is the caller's, the only one that can be the main one
+            since += 3.0 * p.lk * (p.d + p.dv)
+            if since > PATIENCE and omp_get_thread_num() == 0:
+                since = 0
+                if interrupted(p):
+                    p.stop[0] = 1
     return 0
 
 
@@ -644,6 +668,8 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
         team = <int>tasks
     if team < 1 or p.python != NULL:
         team = 1
+    if team > 1:
+        team = ruvattn_team(team)
     arena.base = NULL
     arena.used = 0
     w = <Scratch *>PyMem_RawMalloc(team * (sizeof(Scratch) + sizeof(Part *)))
@@ -678,6 +704,8 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
                             break
                 if failed != 0:
                     return 1
+            if p.stop[0]:
+                raise (<list>p.raised)[0]
             done = stop
             if done < tasks:
                 PyErr_CheckSignals()
@@ -721,6 +749,9 @@ cdef void choose_blocks(Problem *p, bint few) noexcept:
     # eight tasks keep two to four threads busy to the end
     while p.python == NULL and p.block_rows > 4 * nr and items * ((p.rows_here + p.block_rows - 1) // p.block_rows) < 8:
         p.block_rows //= 2
+    # queries and outputs of a block stay in the second-level cache, however wide they are
+    while p.block_rows > nr and p.block_rows * (p.d + p.dv) * <Py_ssize_t>sizeof(real) > BLOCK_BYTES:
+        p.block_rows //= 2
     if p.rows_here < p.block_rows:
         p.block_rows = p.rows_here
     p.row_blocks = (p.rows_here + p.block_rows - 1) // p.block_rows
@@ -741,9 +772,12 @@ cdef int execute(Problem *p, int threads, object score) except -1:
     cdef object pad = None
     cdef Py_ssize_t items
     cdef double cost
-    cdef int status
+    cdef int status, stop = 0
+    cdef list raised = []
     if p.batch * p.heads * p.rows_here == 0:
         return 0
+    p.raised = <void *>raised
+    p.stop = &stop
     few = (p.group * p.lq <= FEW_LIMIT and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
            and p.planes == 1)
     choose_blocks(p, few)
@@ -915,66 +949,107 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
 
 
 cdef bint is_plain(cnp.ndarray x) noexcept:
-    return (cnp.PyArray_TYPE(x) == RUVATTN_TYPENUM and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISNOTSWAPPED(x) and x.ndim >= 3
-            and (x.strides[x.ndim - 1] == sizeof(real) or x.shape[x.ndim - 1] == 1))
+    cdef int axis
+    if not (cnp.PyArray_TYPE(x) == RUVATTN_TYPENUM and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISNOTSWAPPED(x) and x.ndim >= 3
+            and (x.strides[x.ndim - 1] == sizeof(real) or x.shape[x.ndim - 1] == 1)):
+        return False
+    for axis in range(x.ndim):
+        if x.strides[axis] % <Py_ssize_t>sizeof(real):
+            return False
+    return True
 
 
-def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
-    """The short way for the commonest call: three well-formed arrays and nothing else. None where anything is out of the ordinary:
-    the caller then takes the long way, which explains or converts."""
-    cdef cnp.ndarray a, b, c, out, lse
-    cdef Problem p
-    cdef Py_ssize_t small[8 * 16]
-    cdef Py_ssize_t *tables = small
-    cdef Py_ssize_t batch, i, j
-    cdef real scales[64]
-    cdef int nd, axis
-    if type(q) is not np_ndarray or type(k) is not np_ndarray or type(v) is not np_ndarray:
-        return None
-    a = q
-    b = k
-    c = v
-    nd = a.ndim
-    if not (is_plain(a) and is_plain(b) and is_plain(c)) or b.ndim != nd or c.ndim != nd:
-        return None
+cdef bint is_plain_pair(cnp.ndarray q, cnp.ndarray k) noexcept:
+    """Whether two arrays are well formed, fit as queries and keys, and are neither empty nor beyond what the short way is for."""
+    cdef int nd = q.ndim, axis
+    if not (is_plain(q) and is_plain(k)) or k.ndim != nd or q.shape[nd - 1] != k.shape[nd - 1]:
+        return False
     for axis in range(nd - 3):
-        if a.shape[axis] != b.shape[axis] or a.shape[axis] != c.shape[axis]:
-            return None
-    if (a.shape[nd - 1] != b.shape[nd - 1] or b.shape[nd - 2] != c.shape[nd - 2] or b.shape[nd - 3] != c.shape[nd - 3]
-            or a.shape[nd - 1] == 0 or c.shape[nd - 1] == 0 or b.shape[nd - 3] == 0 or a.shape[nd - 3] % b.shape[nd - 3] != 0
-            or a.shape[nd - 3] > 64 or a.shape[nd - 2] == 0 or b.shape[nd - 2] == 0 or b.shape[nd - 2] > 0x3FFFFFFF or a.shape[nd - 2] > 0x3FFFFFFF):
-        return None
-    for axis in range(nd):
-        if a.strides[axis] % sizeof(real) or b.strides[axis] % sizeof(real) or c.strides[axis] % sizeof(real):
-            return None
-    batch = leading(a, 3)
-    if batch == 0:
-        return None
-    if c.shape[nd - 1] == a.shape[nd - 1]:
-        out = cnp.PyArray_EMPTY(nd, a.shape, RUVATTN_TYPENUM, 0)
-    else:
-        out = np_empty((*q.shape[:nd - 1], v.shape[nd - 1]), DTYPE)
-    lse = cnp.PyArray_EMPTY(nd - 1, a.shape, RUVATTN_TYPENUM, 0)
+        if q.shape[axis] != k.shape[axis] or q.shape[axis] == 0:
+            return False
+    return (q.shape[nd - 1] > 0 and 0 < k.shape[nd - 3] <= q.shape[nd - 3] <= PLAIN_HEADS and q.shape[nd - 3] % k.shape[nd - 3] == 0
+            and 0 < q.shape[nd - 2] <= PLAIN_LENGTH and 0 < k.shape[nd - 2] <= PLAIN_LENGTH)
+
+
+cdef int run_plain(cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray logits, bint causal, int threads) except -1:
+    cdef Problem p
+    cdef Py_ssize_t small[8 * PLAIN_BATCH]
+    cdef Py_ssize_t *tables = small
+    cdef real scales[PLAIN_HEADS]
+    cdef Py_ssize_t batch = leading(q, 3), i
     memset(&p, 0, sizeof(p))
-    if batch > 16:
+    if batch > PLAIN_BATCH:
         tables = <Py_ssize_t *>PyMem_RawMalloc(8 * batch * sizeof(Py_ssize_t))
         if tables == NULL:
             raise MemoryError("no memory for the tables of the attention kernels")
     try:
-        set_shapes(&p, a, b, c, tables)
-        set_out(&p, out, lse)
+        set_shapes(&p, q, k, v, tables)
+        if out is not None:
+            set_out(&p, out, lse)
+        if logits is not None:
+            p.logits = <real *>cnp.PyArray_DATA(logits)
         for i in range(batch):
             tables[4 * batch + i] = 0
             tables[5 * batch + i] = p.lk
-        for j in range(p.heads):
-            scales[j] = <real>(1 / sqrt(<double>p.d))
+        for i in range(p.heads):
+            scales[i] = <real>(1 / sqrt(<double>p.d))
         p.scale = scales
         p.causal = causal
-        execute(&p, threads, None)
+        return execute(&p, threads, None)
     finally:
         if tables != small:
             PyMem_RawFree(tables)
+
+
+def attend_plain(q, k, v, bint causal, int threads, bint want_lse):
+    """The short way for the commonest call: three well-formed arrays of two axes or more, and nothing else. None where anything is out of the
+    ordinary: the caller then takes the long way, which explains or converts."""
+    cdef cnp.ndarray a, b, c, out, lse
+    cdef int nd, axis
+    cdef bint single
+    if type(q) is not np_ndarray or type(k) is not np_ndarray or type(v) is not np_ndarray:
+        return None
+    single = (<cnp.ndarray>q).ndim == 2 and (<cnp.ndarray>k).ndim == 2 and (<cnp.ndarray>v).ndim == 2
+    a, b, c = (q[None], k[None], v[None]) if single else (q, k, v)
+    nd = a.ndim
+    if not is_plain_pair(a, b) or not is_plain(c) or c.ndim != nd or c.shape[nd - 1] == 0:
+        return None
+    for axis in range(nd - 1):
+        if c.shape[axis] != b.shape[axis]:
+            return None
+    if c.shape[nd - 1] == a.shape[nd - 1]:
+        out = cnp.PyArray_EMPTY(nd, a.shape, RUVATTN_TYPENUM, 0)
+    else:
+        out = np_empty((*(<object>a).shape[:nd - 1], c.shape[nd - 1]), DTYPE)
+    lse = cnp.PyArray_EMPTY(nd - 1, a.shape, RUVATTN_TYPENUM, 0)
+    run_plain(a, b, c, out, lse, None, causal, threads)
+    if single:
+        return (out[0], lse[0]) if want_lse else out[0]
     return (out, lse) if want_lse else out
+
+
+def logits_plain(q, k, int threads):
+    """The same for the logits. None, too, where one of them isn't finite: the long way then tells an overflow from an infinity that was given."""
+    cdef cnp.ndarray a, b, logits
+    cdef Py_ssize_t i, n
+    cdef const real *data
+    cdef real check = 0
+    cdef bint single
+    if type(q) is not np_ndarray or type(k) is not np_ndarray:
+        return None
+    single = (<cnp.ndarray>q).ndim == 2 and (<cnp.ndarray>k).ndim == 2
+    a, b = (q[None], k[None]) if single else (q, k)
+    if not is_plain_pair(a, b):
+        return None
+    logits = np_empty((*(<object>a).shape[:a.ndim - 1], b.shape[b.ndim - 2]), DTYPE)
+    run_plain(a, b, b, None, None, logits, False, threads)
+    data = <const real *>cnp.PyArray_DATA(logits)
+    n = logits.size
+    for i in range(n):
+        check += data[i] * 0
+    if check != 0:
+        return None
+    return logits[0] if single else logits
 
 
 def exponential(cnp.ndarray x not None, cnp.ndarray out not None, int base):
