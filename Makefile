@@ -48,8 +48,8 @@ lint: .venv/ruvattn-lint  ## ruff, cython-lint, mypy, codespell and the docstrin
 	$(BIN)/python scripts/check_docstrings.py
 
 bench: .venv/ruvattn-bench  ## One quick pass of the asv suite (BENCH=regex for a part of it)
-	cd asv_benchmarks && ../$(BIN)/asv machine --yes
-	cd asv_benchmarks && ../$(BIN)/asv run -E existing:same --quick --strict --show-stderr $(if $(BENCH),--bench '$(BENCH)') --set-commit-hash $$(git rev-parse HEAD)
+	cd asv_benchmarks && ../$(BIN)/asv machine --yes > /dev/null
+	cd asv_benchmarks && ../$(BIN)/asv run -E existing:same --quick --show-stderr $(if $(BENCH),--bench '$(BENCH)') --set-commit-hash $$(git rev-parse HEAD)
 
 bench-peers: .venv-peers/ruvattn-installed  ## Times beside torch's scaled_dot_product_attention, as ratios
 	.venv-peers/bin/python asv_benchmarks/peers.py $(PEERS)

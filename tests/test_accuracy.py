@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -73,7 +73,7 @@ def _errors(result, truth):
     return float(np.sqrt(np.mean(error**2))), float(error.max())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _case(shape, distribution, option):
     """Arrays, the truth, and the errors of the naive implementation: the same for every build."""
     lq, lk, d, dv = SHAPES[shape]

@@ -20,7 +20,10 @@ INF = np.inf
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize(("q", "k", "v"), [((3, 4), (5, 4), (5, 2)), ((2, 3, 4), (1, 5, 4), (1, 5, 2)), ((6, 7, 2, 3, 4), (6, 7, 2, 5, 4), (6, 7, 2, 5, 2))])
+@pytest.mark.parametrize(
+    ("q", "k", "v"),
+    [((3, 4), (5, 4), (5, 2)), ((2, 3, 4), (1, 5, 4), (1, 5, 2)), ((6, 7, 2, 3, 4), (6, 7, 2, 5, 4), (6, 7, 2, 5, 2))],
+)
 def test_results_have_the_shape_of_the_queries_and_the_dtype_of_the_arrays(q, k, v, dtype):
     arrays = [np.ones(shape, dtype) for shape in (q, k, v)]
     out, lse = attention(*arrays, return_lse=True)
@@ -62,8 +65,8 @@ def test_subclasses_of_arrays_are_taken_for_what_they_hold(tmp_path):
 # The plain call has a route of its own to the kernels; each of these takes the long one and means the same.
 @pytest.mark.parametrize(
     "options",
-    [{"scale": 8**-0.5}, {"mask": np.array(True)}, {"window": (-1, -1)}, {"key_lengths": 50}, {"seed": 1}, {"score": ruvattn.Dot()}, {"query_offset": np.int8(0)},
-     {"aggregate": "weighted-sum"}, {"dropout": 0}, {"bias": np.zeros(50, np.float32)}, {"sinks": [-INF, -INF]}],
+    [{"scale": 8**-0.5}, {"mask": np.array(True)}, {"window": (-1, -1)}, {"key_lengths": 50}, {"seed": 1}, {"score": ruvattn.Dot()},
+     {"query_offset": np.int8(0)}, {"aggregate": "weighted-sum"}, {"dropout": 0}, {"bias": np.zeros(50, np.float32)}, {"sinks": [-INF, -INF]}],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("lq", [2, 40])
