@@ -438,6 +438,8 @@ def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundS
         if value is None:
             value = 1 / math.sqrt(call.q.shape[-1])
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, call.compute), (call.heads,))), None
+    if isinstance(score, Dot) and params["scale"] is None:  # what derives from it has the same default
+        params["scale"] = 1 / math.sqrt(call.q.shape[-1])
     return np.ones(call.heads, call.compute), BoundScore(score, call.q, call.k, call.row_positions(), params)
 
 

@@ -185,7 +185,9 @@ def _scores(q: np.ndarray, k: np.ndarray, score: Any, scale: Any, row_pos: np.nd
     if type(score) is Dot:
         scale = 1 / np.sqrt(q.dtype.type(q.shape[-1])) if params["scale"] is None else np.asarray(params["scale"], q.dtype)
         return q @ np.swapaxes(np.repeat(k, group, -3), -1, -2) * np.broadcast_to(scale, (heads,))[:, None, None]
-    if scale is not None:
+    if isinstance(score, Dot) and params["scale"] is None:
+        params["scale"] = 1 / np.sqrt(q.shape[-1])
+    if any(params[name] is not score.params[name] for name in params):
         import copy
 
         score = copy.copy(score)

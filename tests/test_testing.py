@@ -107,6 +107,21 @@ class Alibi(ruvattn.Score):
         return t.params["scale"] * (t.dots[0] - 0.5 * t.dots[1]) - t.params["slope"] * np.abs(t.rows[0] - t.cols[0])
 
 
+class Cosine(ruvattn.Dot):
+    """What derives from the dot product has its default scale, and goes through the engine like any score."""
+
+    def row_terms(self, q, pos):
+        return (1 / np.linalg.norm(q, axis=-1).clip(1e-30),)
+
+    col_terms = row_terms
+
+    def logits(self, t):
+        return super().logits(t) * t.rows[0] * t.cols[0]
+
+    def logits_vjp(self, t, dlogits):
+        raise ruvattn.errors.UnsupportedError("no gradient")
+
+
 class Strided(ruvattn.Pattern):
     """Every second or third key, by head, without ranges."""
 
@@ -175,6 +190,7 @@ SOUND = {
     "distance of two heads": Distance(np.array([0.8, 2.0])),
     "manhattan": Manhattan(),
     "alibi": Alibi(),
+    "cosine": Cosine(),
     "strided": Strided(),
     "blocks": Blocks(),
     "window without bounds": ruvattn.Window(-1, -1),

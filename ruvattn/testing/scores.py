@@ -52,7 +52,7 @@ def _part(score: Score) -> Part:
 
 def _params(score: Score, width: int) -> dict[str, Any]:
     """Return the parameters that a tile is given; the dot product's own scale is known to a call only."""
-    if type(score) is Dot and score.params["scale"] is None:
+    if isinstance(score, Dot) and score.params["scale"] is None:
         return {"scale": 1 / np.sqrt(width)}
     return dict(score.params)
 
