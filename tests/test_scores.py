@@ -203,8 +203,9 @@ def _options(name, lq, lk, dtype):
         "nothing": {},
         "causal": {"causal": True, "query_offset": "end"},
         "everything": {
-            "mask": rng.random((HEADS, lq, lk)) < 0.7, "window": (300, -1), "query_offset": lk // 2, "bias": rng.standard_normal((lq, lk)).astype(dtype),
-            "softcap": 4.0, "key_lengths": max(lk - 3, 0), "sinks": rng.standard_normal(HEADS), "dropout": 0.2, "seed": 1,
+            "mask": rng.random((HEADS, lq, lk)) < 0.7, "window": (300, -1), "query_offset": lk // 2,
+            "bias": rng.standard_normal((lq, lk)).astype(dtype), "softcap": 4.0, "key_lengths": max(lk - 3, 0),
+            "sinks": rng.standard_normal(HEADS), "dropout": 0.2, "seed": 1,
         },
         "pattern": {"mask": ruvattn.patterns.SparseMatrixMask(_stripes(lq, lk)), "causal": True, "query_offset": lk // 2},
     }[name]  # fmt: skip
@@ -220,7 +221,8 @@ def _check(q, k, v, score, oracle, **options):
     """Output, lse, weights and logits agree with the oracle's."""
     dtype = q.dtype
     wide = oracle_dtype(dtype)
-    logits = reference.attention_logits(q, k, score=oracle, precision=wide, **{n: x for n, x in options.items() if n not in ("sinks", "dropout", "seed")})
+    of_logits = {n: x for n, x in options.items() if n not in ("sinks", "dropout", "seed")}
+    logits = reference.attention_logits(q, k, score=oracle, precision=wide, **of_logits)
     # Terms and planes may cancel, so that a logit is known less well than its size says: a distance, to the norms it is made of.
     reach = 50 + float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
     unit = float(np.finfo(compute_dtype(dtype)).eps)
@@ -232,7 +234,8 @@ def _check(q, k, v, score, oracle, **options):
     assert_close(lse, truth_lse, 16 * unit * reach)
     if k.shape[-2] > 1000:
         return  # no more paths to try, and much to compute
-    assert_close(ruvattn.attention_weights(q, k, score=score, **options), reference.attention_weights(q, k, score=oracle, precision=wide, **options), 2 * atol)
+    expected = reference.attention_weights(q, k, score=oracle, precision=wide, **options)
+    assert_close(ruvattn.attention_weights(q, k, score=score, **options), expected, 2 * atol)
     for name in ("sinks", "dropout", "seed"):
         options.pop(name, None)
     found = ruvattn.attention_logits(q, k, score=score, **options)
@@ -600,8 +603,8 @@ def _form(library, name, real, user_data=None):
     return LowLevelCallable(function, user_data)
 
 
-COMPILED = {"rbf": "rbf", "rbf with one sigma": "rbf", "three planes": "planes", "four terms": "terms", "additive": "additive", "vectors": "manhattan",
-            "vectors and planes": "all", "table": "table"}  # fmt: skip
+COMPILED = {"rbf": "rbf", "rbf with one sigma": "rbf", "three planes": "planes", "four terms": "terms", "additive": "additive",
+            "vectors": "manhattan", "vectors and planes": "all", "table": "table"}  # fmt: skip
 
 
 def _compiled(library, name, dtypes=("float32", "float64")):
