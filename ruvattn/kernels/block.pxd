@@ -1,0 +1,284 @@
+# cython: cdivision=True
+"""A block of rows of one head: over all keys or one split of them, from packing the queries to writing the rows.
+
+    begin → attend_all | attend_plan (tile after tile) → finish → repair, where something isn't finite
+    save_state, merge_state: between splits of the keys
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport INFINITY, isnan, log
+from libc.string cimport memcpy, memset
+
+from .dropout cimport head_key, row_key
+from .fold cimport python_score, tile
+from .openmp cimport omp_get_thread_num
+from .panel cimport pack_panel, unpack_panel
+from .problem cimport Part, Problem, Scratch, row_high, row_low
+from .vector cimport REAL_MAX, VLEN, exp2_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
+from .wide cimport wide_row
+
+cdef extern from *:
+    """
+    #define RUVATTN_LN2 0.69314718055994530942
+    """
+    const double LN2 "RUVATTN_LN2"
+
+cdef extern from "math.h" nogil:
+    double exp2(double x)
+
+cdef enum:
+    PATIENCE = 50_000_000 # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
+
+
+cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
+    """Numbers in the unnormalised state of a block, as save_state writes it."""
+    return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (p.dv + 2)
+
+
+cdef inline void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
+    """Pack the queries, and set intervals, dropout keys and an empty state."""
+    cdef Py_ssize_t nr = 2 * VLEN, panel = 0, i0 = r0, m, i, row
+    cdef real scale = p.scale[h]
+    cdef const real *q = p.q + p.q_at[b] + h * p.q_head
+    cdef unsigned int key = 0
+    if p.dropout:
+        key = head_key(p.seed, b, h)
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        pack_panel(q + i0 * p.q_row, p.q_row, m, p.d, scale, w.q + panel * p.d * nr)
+        for i in range(nr):
+            row = i0 + (i if i < m else m - 1)
+            w.state[panel * 4 * nr + i] = -INFINITY
+            w.state[panel * 4 * nr + nr + i] = 0
+            w.interval[panel * 2 * nr + i] = <urint>row_low(p, b, row)
+            w.interval[panel * 2 * nr + nr + i] = <urint>row_high(p, b, row)
+            if p.dropout:
+                w.drop[panel * nr + i] = row_key(key, row)
+        panel += 1
+        i0 += nr
+    memset(w.o, 0, panel * p.dv * nr * sizeof(real))
+
+
+cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
+                    bint marked, Scratch *w) noexcept nogil:
+    """No pattern: blocks of keys outside, panels inside, so that a block of K and V serves every panel from the second-level cache."""
+    cdef Py_ssize_t nr = 2 * VLEN, kb, i0, m, panel, start, stop, low = row_low(p, b, r0), high = row_high(p, b, r1 - 1)
+    cdef Py_ssize_t planes = p.planes if p.planes > 0 else 1
+    cdef real *s = w.s
+    cdef Part part
+    part.words = NULL
+    low = low if low > key0 else key0
+    high = high if high < key1 else key1
+    kb = low // p.block_keys * p.block_keys
+    while kb < high:
+        if p.python != NULL:
+            part.start = low if low > kb else kb
+            part.n = (high if high < kb + p.block_keys else kb + p.block_keys) - part.start
+            if python_score(p, b, h, r0, r1 - r0, 0, &part, 1, part.n, w) != 0:
+                return -1
+        i0 = r0
+        panel = 0
+        while i0 < r1:
+            m = r1 - i0 if r1 - i0 < nr else nr
+            if p.python != NULL:
+                # every panel has the logits of the whole block: the rows' own intervals are blended in
+                tile(p, b, h, i0, m, panel, &part, 1, part.n, w.s + panel * nr * planes * p.block_keys, marked, w)
+                panel += 1
+                i0 += nr
+                continue
+            start = <Py_ssize_t>w.interval[panel * 2 * nr]
+            stop = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+            start = start if start > kb else kb
+            start = start if start > key0 else key0
+            stop = stop if stop < kb + p.block_keys else kb + p.block_keys
+            stop = stop if stop < key1 else key1
+            if start < stop:
+                part.start = start
+                part.n = stop - start
+                tile(p, b, h, i0, m, panel, &part, 1, part.n, s, marked, w)
+            panel += 1
+            i0 += nr
+        kb += p.block_keys
+    return 0
+
+
+cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
+                   Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
+    if p.python != NULL and python_score(p, b, h, i0, m, panel, parts, n_parts, n, w) != 0:
+        return -1
+    tile(p, b, h, i0, m, panel, parts, n_parts, n, w.s, marked, w)
+    return 0
+
+
+cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
+                     bint marked, Scratch *w, Part *parts) noexcept nogil:
+    """With a pattern: a panel at a time, its segments gathered into full tiles."""
+    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, entry, seg, end, low, high, start, stop, n, take
+    cdef int n_parts
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        low = <Py_ssize_t>w.interval[panel * 2 * nr]
+        high = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+        low = low if low > key0 else key0
+        high = high if high < key1 else key1
+        entry = b * p.plan_batch + h * p.plan_head + (i0 - p.first) // p.plan_rows
+        seg = p.plan_ptr[entry]
+        end = p.plan_ptr[entry + 1]
+        n = 0
+        n_parts = 0
+        while seg < end:
+            start = p.plan_start[seg] if p.plan_start[seg] > low else low
+            stop = p.plan_stop[seg] if p.plan_stop[seg] < high else high
+            while start < stop:
+                take = stop - start
+                if take > p.block_keys - n:
+                    take = p.block_keys - n
+                parts[n_parts].start = start
+                parts[n_parts].n = take
+                if p.plan_bits[seg] >= 0:
+                    parts[n_parts].words_per_row = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
+                    parts[n_parts].words = p.plan_words + p.plan_bits[seg] + ((i0 - p.first) % p.plan_rows) * parts[n_parts].words_per_row
+                    parts[n_parts].first_bit = start - p.plan_start[seg]
+                else:
+                    parts[n_parts].words = NULL
+                n_parts += 1
+                n += take
+                start += take
+                if n == p.block_keys:
+                    if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                        return -1
+                    n = 0
+                    n_parts = 0
+            seg += 1
+        if n > 0:
+            if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                return -1
+        panel += 1
+        i0 += nr
+    return 0
+
+
+cdef inline int attend_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t split, bint marked,
+                      Scratch *w, Part *parts) noexcept nogil:
+    """Leave the unnormalised state of rows [r0, r1) over one split of the keys in the scratch."""
+    cdef Py_ssize_t key0 = 0, key1 = p.lk
+    if p.splits > 1:
+        key0 = split * p.split_keys
+        key1 = key0 + p.split_keys if key0 + p.split_keys < p.lk else p.lk
+    begin(p, b, h, r0, r1, w)
+    if p.plan_ptr != NULL:
+        return attend_plan(p, b, h, r0, r1, key0, key1, marked, w, parts)
+    return attend_all(p, b, h, r0, r1, key0, key1, marked, w)
+
+
+cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
+    """Normalise and write rows [r0, r1); returns how many of them (in w.bad, by offset from r0) are not to be trusted: something isn't
+    finite, or nothing had a weight although the row may see keys."""
+    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, i
+    cdef int bad = 0
+    cdef real *state
+    cdef real *factor
+    cdef real *finite
+    cdef double ref, total, lift, sink
+    cdef real *out = p.out + p.out_at[b] + h * p.out_head
+    cdef real *lse = p.lse + (b * p.heads + h) * p.lq
+    while i0 < r1:
+        m = r1 - i0 if r1 - i0 < nr else nr
+        state = w.state + panel * 4 * nr
+        factor = state + 2 * nr
+        finite = state + 3 * nr
+        for i in range(nr):
+            ref = state[i]
+            total = state[nr + i]
+            lift = 1
+            if p.sinks != NULL:
+                sink = <double>p.sinks[h] / LN2
+                if sink > ref:
+                    lift = exp2(ref - sink)
+                    total = total * lift
+                    ref = sink
+                if ref > -INFINITY:
+                    total = total + exp2(sink - ref)
+            factor[i] = <real>(lift / total) if total != 0 else 0
+            if i < m:
+                lse[i0 + i] = <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY
+        unpack_panel(w.o + panel * p.dv * nr, nr, m, p.dv, factor, out + i0 * p.out_row, p.out_row, finite)
+        for i in range(m):
+            if (finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY
+                    or (state[nr + i] == 0 and w.interval[panel * 2 * nr + i] < w.interval[panel * 2 * nr + nr + i])):
+                w.bad[bad] = <int>(i0 + i - r0)
+                bad += 1
+        panel += 1
+        i0 += nr
+    return bad
+
+
+cdef inline void save_state(const Problem *p, Py_ssize_t panels, const Scratch *w, real *partial) noexcept nogil:
+    cdef Py_ssize_t nr = 2 * VLEN, panel
+    memcpy(partial, w.o, panels * p.dv * nr * sizeof(real))
+    partial += panels * p.dv * nr
+    for panel in range(panels):
+        memcpy(partial + panel * 2 * nr, w.state + panel * 4 * nr, 2 * nr * sizeof(real))
+
+
+cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *partial, Scratch *w) noexcept nogil:
+    """Fold another split's state into the one in the scratch: both to the larger reference, then add."""
+    cdef Py_ssize_t nr = 2 * VLEN, panel, half, c
+    cdef const real *other = partial + panels * p.dv * nr
+    cdef real *state
+    cdef real *o
+    cdef const real *add
+    cdef vreal ref, mine, theirs, a, t, least = v_set1(<real>-INFINITY)
+    for panel in range(panels):
+        for half in range(2):
+            state = w.state + panel * 4 * nr + half * VLEN
+            mine = v_load(state)
+            theirs = v_load(other + panel * 2 * nr + half * VLEN)
+            ref = v_max(mine, theirs)
+            v_store(state, ref)
+            ref = v_select(v_eq(ref, least), v_set1(0), ref)
+            a = exp2_v(mine - ref)
+            t = exp2_v(theirs - ref)
+            v_store(state + nr, v_load(state + nr) * a + v_load(other + panel * 2 * nr + nr + half * VLEN) * t)
+            o = w.o + panel * p.dv * nr + half * VLEN
+            add = partial + panel * p.dv * nr + half * VLEN
+            for c in range(p.dv):
+                v_store(o + c * nr, v_load(o + c * nr) * a + v_load(add + c * nr) * t)
+
+
+cdef inline bint interrupted(const Problem *p) noexcept with gil:
+    """Answer signals, in the middle of a task; whether a handler raised, which ends the call."""
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        (<list>p.raised).append(error)
+        return True
+    return False
+
+
+cdef inline int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
+    """Rows that finish() doesn't trust. NaN or Inf among the values may have come in through a masked key: once more, with masked keys left out
+    of the sum. What is still not finite may be an overflow of finite input: those rows in wide arithmetic."""
+    cdef Py_ssize_t split, panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
+    cdef int i, bad
+    cdef double since = 0
+    if attend_block(p, b, h, r0, r1, 0, True, w, parts) != 0:
+        return -1
+    if p.splits > 1:
+        for split in range(1, p.splits):
+            save_state(p, panels, w, w.qv)
+            if attend_block(p, b, h, r0, r1, split, True, w, parts) != 0:
+                return -1
+            merge_state(p, panels, w.qv, w)
+    bad = finish(p, b, h, r0, r1, w)
+    if p.forward == NULL and p.python == NULL:
+        for i in range(bad):
+            if p.stop[0]:
+                return 0
+            wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
+            # a row here takes as long as a hundred elsewhere; thread 0 is the caller's, the only one that can be the main one
+            since += 3.0 * p.lk * (p.d + p.dv)
+            if since > PATIENCE and omp_get_thread_num() == 0:
+                since = 0
+                if interrupted(p):
+                    p.stop[0] = 1
+    return 0
