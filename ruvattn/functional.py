@@ -682,6 +682,9 @@ def _reduce(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore | No
                         f"{type(how).__name__}.reduce must return one width, got {result.shape[-1]} and then {rows.shape[-1]}"
                     )
                 result[b, h, first : first + step][some] = rows
-    if result is None:  # nothing attends to anything: the width of the values is the best guess
-        result = np.zeros((call.batch, call.heads, call.lq, call.v.shape[-1]), call.compute)
+    if result is None:
+        # Nothing attends to anything. How wide no rows are tells the width; without keys that of the values is the best guess.
+        none = np.zeros((0, call.lk), call.compute)
+        width = np.shape(how.reduce(none, v.reshape(-1, *v.shape[-2:])[0]))[-1:] if call.lk and v.size else ()
+        result = np.zeros((call.batch, call.heads, call.lq, *(width or call.v.shape[-1:])), call.compute)
     return result.reshape(*call.lead, *result.shape[1:])

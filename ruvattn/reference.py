@@ -239,6 +239,8 @@ def _softmax(logits: np.ndarray, sinks: Any) -> tuple[np.ndarray, np.ndarray]:
     top = logits.max(-1, initial=-np.inf)
     if sinks is not None:
         sink = np.asarray(sinks, logits.dtype)[:, None]
+        if logits.ndim == 2:
+            sink = sink[0]
         top = np.maximum(top, sink)
     reference = np.where(np.isneginf(top), 0, top)[..., None]
     weights = np.exp(logits - reference)
