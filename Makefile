@@ -59,7 +59,7 @@ wheels: dist/ruvattn-built  ## Wheel and sdist of the core and of each plugin, i
 check-wheels: dist/ruvattn-built  ## Install the wheels into an empty environment elsewhere and run the demo there
 	bash scripts/check_wheels.sh
 
-clean:  ## Remove all that make makes
+clean:  ## Remove all that make makes, but benchmark results
 	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo.png
 	rm -rf $(foreach plugin,$(PLUGINS),$(plugin)/build $(plugin)/dist $(plugin)/*.egg-info $(plugin)/src/*.egg-info)
 	find ruvattn plugins tests scripts asv_benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} + 2>/dev/null || true
