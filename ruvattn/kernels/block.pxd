@@ -26,7 +26,7 @@ cdef extern from "math.h" nogil:
     double exp2(double x)
 
 cdef enum:
-    PATIENCE = 50_000_000 # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
+    PATIENCE = 50_000_000  # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
 
 
 cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
@@ -59,7 +59,7 @@ cdef inline void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
 
 
 cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
-                    bint marked, Scratch *w) noexcept nogil:
+                           bint marked, Scratch *w) noexcept nogil:
     """No pattern: blocks of keys outside, panels inside, so that a block of K and V serves every panel from the second-level cache."""
     cdef Py_ssize_t nr = 2 * VLEN, kb, i0, m, panel, start, stop, low = row_low(p, b, r0), high = row_high(p, b, r1 - 1)
     cdef Py_ssize_t planes = p.planes if p.planes > 0 else 1
@@ -102,7 +102,7 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
 
 
 cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
-                   Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
+                          Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
     if p.python != NULL and python_score(p, b, h, i0, m, panel, parts, n_parts, n, w) != 0:
         return -1
     tile(p, b, h, i0, m, panel, parts, n_parts, n, w.s, marked, w)
@@ -110,7 +110,7 @@ cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
 
 
 cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
-                     bint marked, Scratch *w, Part *parts) noexcept nogil:
+                            bint marked, Scratch *w, Part *parts) noexcept nogil:
     """With a pattern: a panel at a time, its segments gathered into full tiles."""
     cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, entry, seg, end, low, high, start, stop, n, take
     cdef int n_parts
@@ -158,7 +158,7 @@ cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
 
 
 cdef inline int attend_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t split, bint marked,
-                      Scratch *w, Part *parts) noexcept nogil:
+                             Scratch *w, Part *parts) noexcept nogil:
     """Leave the unnormalised state of rows [r0, r1) over one split of the keys in the scratch."""
     cdef Py_ssize_t key0 = 0, key1 = p.lk
     if p.splits > 1:

@@ -49,7 +49,7 @@ cdef inline void from_rows(const real *t, Py_ssize_t ld, Py_ssize_t n, Py_ssize_
 
 
 cdef inline int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                     Py_ssize_t n) noexcept with gil:
+                            Py_ssize_t n) noexcept with gil:
     """Call the Python side, which owns the tile's memory as an array; −1 when it raised (it keeps the exception)."""
     cdef object call = <object>p.python
     cdef list spans = []
@@ -65,7 +65,7 @@ cdef inline int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
 
 
 cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                         Py_ssize_t n, Scratch *w) noexcept nogil:
+                                Py_ssize_t n, Scratch *w) noexcept nogil:
     cdef Py_ssize_t ld = (n + VLEN - 1) // VLEN * VLEN, plane_size = 2 * VLEN * p.block_keys, c, r, i, j, at
     cdef const real *source
     cdef int part
@@ -97,7 +97,7 @@ cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py
 
 
 cdef inline void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t panel, const Part *parts, int n_parts, real *s,
-                    Scratch *w) noexcept nogil:
+                           Scratch *w) noexcept nogil:
     """The planes of dots of one panel, and the largest dot of each lane."""
     cdef Py_ssize_t nr = 2 * VLEN, c, j, at
     cdef real *q = w.q + panel * p.d * nr
@@ -114,8 +114,9 @@ cdef inline void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
             at += parts[part].n
 
 
-cdef inline int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
-                      Py_ssize_t n, Scratch *w) noexcept nogil:
+cdef inline int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts,
+                             int n_parts,
+                             Py_ssize_t n, Scratch *w) noexcept nogil:
     """Logits of m rows, that is of one panel or more, by a score in Python: its calls are dear, so it gets all the rows there are at once."""
     cdef Py_ssize_t nr = 2 * VLEN, ld = (p.block_keys + VLEN - 1) // VLEN * VLEN, planes = p.planes if p.planes > 0 else 1, c, i, rows
     cdef Py_ssize_t height = (p.block_rows + nr - 1) // nr * nr
@@ -137,7 +138,7 @@ cdef inline int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
 
 
 cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
-               Py_ssize_t n, real *s, bint marked, Scratch *w) noexcept nogil:
+                      Py_ssize_t n, real *s, bint marked, Scratch *w) noexcept nogil:
     """Fold one tile into the state of its panel. ``s`` is where it is made, or where a score in Python has left its logits."""
     cdef Py_ssize_t nr = 2 * VLEN, c, j, at, start, stop, low_last, high_first
     cdef real *state = w.state + panel * 4 * nr

@@ -48,13 +48,13 @@ DTYPE = np.dtype("f%d" % sizeof(real))
 cdef object np_ndarray = np.ndarray, np_empty = np.empty
 
 cdef enum:
-    BLOCK_ROWS = 256      # queries of a task: one block of K and V in the second-level cache serves them all
-    BLOCK_BYTES = 1 << 20 # queries and outputs of a task at the most
-    BLOCK_KEYS = 96       # keys of a tile: a multiple of six, so that the micro-kernel has no rest
-    PYTHON_KEYS = 384     # the same for a score in Python, where a call costs as much as thousands of logits
-    SPLIT_KEYS = 1024     # keys of a split at the least
-    FEW_LIMIT = 4         # rows that go through few.pxd
-    PLAIN_HEADS = 64      # what the short way keeps on the stack
+    BLOCK_ROWS = 256       # queries of a task: one block of K and V in the second-level cache serves them all
+    BLOCK_BYTES = 1 << 20  # queries and outputs of a task at the most
+    BLOCK_KEYS = 96        # keys of a tile: a multiple of six, so that the micro-kernel has no rest
+    PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
+    SPLIT_KEYS = 1024      # keys of a split at the least
+    FEW_LIMIT = 4          # rows that go through few.pxd
+    PLAIN_HEADS = 64       # what the short way keeps on the stack
     PLAIN_BATCH = 16
     PLAIN_LENGTH = 0x3FFFFFFF
 
@@ -495,7 +495,8 @@ cdef bint is_plain_pair(cnp.ndarray q, cnp.ndarray k) noexcept:
             and 0 < q.shape[nd - 2] <= PLAIN_LENGTH and 0 < k.shape[nd - 2] <= PLAIN_LENGTH)
 
 
-cdef int run_plain(cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray logits, bint causal, int threads) except -1:
+cdef int run_plain(cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray logits, bint causal,
+                   int threads) except -1:
     cdef Problem p
     cdef Py_ssize_t small[8 * PLAIN_BATCH]
     cdef Py_ssize_t *tables = small
