@@ -170,10 +170,12 @@ def attention(
     )  # fmt: skip
     team = resolve_threads(threads)
     how = as_aggregate(aggregate)
-    inputs = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks, "scale": scale}
-    for name, used in (("q", call.q), ("k", call.k), ("v", call.v), ("mask", call.mask), ("bias", call.bias)):
-        if not isinstance(inputs[name], np.ndarray):  # a buffer or a BoolMask, whose memory is its owner's all the same
-            inputs[name] = used
+    inputs = {}
+    if out is not None:
+        inputs = {"q": q, "k": k, "v": v, "mask": mask, "bias": bias, "sinks": sinks, "scale": scale}
+        for name, used in (("q", call.q), ("k", call.k), ("v", call.v), ("mask", call.mask), ("bias", call.bias)):
+            if not isinstance(inputs[name], np.ndarray):  # a buffer or a BoolMask, whose memory is its owner's all the same
+                inputs[name] = used
     plain = type(how) is WeightedSum
     values = call.v if plain else _linear_values(how, call) if how.linear else call.v
     shape = (*call.lead, call.heads, call.lq)
@@ -317,7 +319,7 @@ def attention_weights(
         softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
     )  # fmt: skip
     weights, _, _ = _weights(call, bind_score(as_score(score), call, scale), resolve_threads(threads), 0)
-    weights = weights.astype(call.dtype, copy=False)
+    weights = _narrowed(weights, call.dtype)  # a dropout near 1 multiplies by more than a float16 holds
     return weights[0] if call.single else weights
 
 
@@ -422,22 +424,26 @@ def as_aggregate(aggregate: Any) -> Aggregate:
     raise InvalidInputError(f"aggregate must be a registered name or an Aggregate, got {aggregate!r}{hint}")
 
 
+SURELY_FINITE = 1e38
+"""Below this a number is finite in each compute dtype, and an array need not be made of it to see that."""
+
+
 def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundScore | None]:
     """Return the scale that is folded into the queries, and the bound score; None for the dot product, which is the engine's own."""
     params = head_params(score, call.heads, scale)
     for name, number in params.items():
+        if number is None or (type(number) is float and abs(number) < SURELY_FINITE):
+            continue
         with np.errstate(over="ignore"):
-            if number is not None and not np.isfinite(np.asarray(number, call.compute)).all():
+            if not np.isfinite(np.asarray(number, call.compute)).all():
                 raise InvalidInputError(f"{name} must be finite in {call.compute}, in which it is used, got {number!r}")
     if type(score) is Dot:
-        if np.ndim(params["scale"]) > 1:
-            raise DimensionMismatchError(
-                f"scale must be a number or have shape ({call.heads},), one for each head, got shape {np.shape(params['scale'])}"
-            )
         value = params["scale"]
         if value is None:
             value = 1 / math.sqrt(call.q.shape[-1])
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, call.compute), (call.heads,))), None
+        elif np.ndim(value) > 1:
+            raise DimensionMismatchError(f"scale must be a number or have shape ({call.heads},), one for each head, got shape {np.shape(value)}")
+        return np.full(call.heads, value, call.compute), None
     if isinstance(score, Dot) and params["scale"] is None:  # what derives from it has the same default
         params["scale"] = 1 / math.sqrt(call.q.shape[-1])
     return np.ones(call.heads, call.compute), BoundScore(score, call.q, call.k, call.row_positions(), params)

@@ -56,9 +56,9 @@ def active_isa() -> str:
     """
     supported = supported_isas()
     forced = os.environ.get(ISA_VARIABLE, "").strip().lower()
+    if not supported:
+        raise UnsupportedError("no compiled kernels are installed with ruvattn: install it from a wheel, or with a C compiler from source")
     if not forced:
-        if not supported:
-            raise UnsupportedError("no compiled kernels are installed with ruvattn: install it from a wheel, or with a C compiler from source")
         return supported[0]
     if forced not in supported:
         raise UnsupportedError(f"{ISA_VARIABLE}={forced!r} is not available on this machine: use one of {', '.join(supported)}, or unset it")

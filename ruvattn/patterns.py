@@ -11,6 +11,7 @@ Built in are the ones that `ruvattn.attention` has arguments for: `Causal`, `Win
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,9 @@ class KeyLengths(Pattern):
     """
 
     def __init__(self, lengths: Any) -> None:
-        values = np.asarray(lengths)
+        from .validation import as_numbers
+
+        values = as_numbers(lengths, "lengths")
         if values.dtype.kind not in "iu" or np.any(values < 0):
             raise InvalidInputError(f"lengths must be ints from 0, got {lengths!r}")
         self.lengths = values.astype(np.int64)
@@ -196,7 +199,9 @@ class BoolMask(Pattern):
     positional = False
 
     def __init__(self, mask: Any) -> None:
-        array = np.asarray(mask)
+        from .validation import as_numbers
+
+        array = as_numbers(mask, "mask")
         if array.dtype != np.bool_ or array.ndim < 2:
             raise InvalidInputError(f"mask must be a boolean array of at least two axes, got {array.dtype} of shape {array.shape}")
         self.mask = array
@@ -306,8 +311,6 @@ class RowsOf(Pattern):
 
 def is_scipy_sparse(x: Any) -> bool:
     """Tell whether something comes from scipy.sparse, without importing that: whoever made one has."""
-    import sys
-
     sparse = sys.modules.get("scipy.sparse")
     return sparse is not None and bool(sparse.issparse(x))
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
+from .validation import as_numbers
 
 __all__ = ["Dot", "Score", "Tile"]
 
@@ -216,8 +218,8 @@ class Dot(Score):
 
     def __init__(self, scale: Any = None) -> None:
         if scale is not None:
-            values = np.asarray(scale)
-            if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
+            values = as_numbers(scale, "scale")
+            if not _is_real(values) or not np.all(np.isfinite(values)):
                 raise InvalidInputError(f"scale must be a finite number, or one for each head, got {scale!r}")
         self.params: dict[str, Any] = {"scale": scale}  # type: ignore[misc]
 
@@ -249,13 +251,10 @@ def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
             raise InvalidInputError(f"scale is no parameter of {name}, whose parameters are: {names}; set those on the score itself")
         params["scale"] = scale
     for name, value in params.items():
-        if value is None:
+        if value is None or (type(value) is float and math.isfinite(value)):  # the usual ones, without an array made of each
             continue
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise InvalidInputError(f"{name} is no array of numbers: {error}") from None
-        if array.dtype.kind not in "fiu":
+        array = as_numbers(value, name)
+        if not _is_real(array):
             raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}")
         if not np.all(np.isfinite(array)):
             raise InvalidInputError(f"{name} must be finite, got {value!r}")
@@ -366,6 +365,10 @@ class BoundScore:
             raise InvalidInputError(f"{type(self.score).__name__}.logits must return real numbers, got {logits.dtype}")
         if logits is not dots[0]:
             dots[0] = saturated(logits, self.dtype)
+
+
+def _is_real(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" or array.dtype.name == "bfloat16"
 
 
 def _of_head(value: Any, head: int, dtype: np.dtype[Any]) -> Any:

@@ -166,14 +166,14 @@ def as_array(x: Any, name: str) -> np.ndarray:
         raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(…) and mask=")
     if is_scipy_sparse(x):
         raise InvalidInputError(f"{name} is a scipy.sparse array: pass a dense one ({name}.toarray())")
-    array = _numbers(x, name)
+    array = as_numbers(x, name)
     if array.dtype.name not in _COMPUTE:
         raise UnsupportedError(f"{name} has dtype {array.dtype}: use float32, float64, float16 or bfloat16 ({name}.astype('float32'))")
     return array
 
 
-def _numbers(x: Any, name: str) -> np.ndarray:
-    """Return an argument as an array of whatever dtype it has."""
+def as_numbers(x: Any, name: str) -> np.ndarray:
+    """Return an argument as an array of whatever dtype it has; what is no array at all is an error that names it."""
     try:
         return np.asarray(x)
     except (ValueError, TypeError) as error:  # ragged lists, most of all
@@ -182,15 +182,13 @@ def _numbers(x: Any, name: str) -> np.ndarray:
 
 def clean(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Return an array in a dtype, native, aligned, with a contiguous last axis and strides of whole items; a copy only if it has to be one."""
-    size = dtype.itemsize
-    if (
-        array.dtype == dtype
-        and array.dtype.isnative
-        and array.flags.aligned
-        and (array.strides[-1] == size or array.shape[-1] <= 1)
-        and not any(stride % size for stride in array.strides)
-    ):
-        return array
+    flags = array.flags
+    if array.dtype == dtype and flags.aligned:
+        if flags.c_contiguous:  # the strides of axes of length 1, which may be anything, are never taken
+            return array
+        size = dtype.itemsize
+        if (array.strides[-1] == size or array.shape[-1] <= 1) and not any(stride % size for stride in array.strides):
+            return array
     return _copied(array, dtype, array.ndim - 1)
 
 
@@ -205,7 +203,7 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     if v is not None:
         given["v"] = as_array(v, "v")
     # Asking a dtype for its name takes microseconds: only where they differ, if only by byte order.
-    if any(array.dtype != given["q"].dtype for array in given.values()) and len({array.dtype.name for array in given.values()}) > 1:
+    if len({array.dtype for array in given.values()}) > 1 and len({array.dtype.name for array in given.values()}) > 1:
         listed = ", ".join(f"{name} {array.dtype.name}" for name, array in given.items())
         raise UnsupportedError(f"q, k and v must share one dtype, got {listed}: convert them with .astype")
     q, k = given["q"], given["k"]
@@ -311,7 +309,7 @@ def check_int(value: Any, name: str, least: int, greatest: int | None = None) ->
 
 def check_probability(value: Any, name: str) -> float:
     """Return a number in [0, 1)."""
-    number = _number(value, name)
+    number = value if type(value) is float else _number(value, name)
     if not 0 <= number < 1:
         raise InvalidInputError(f"{name} must be at least 0 and less than 1, got {value!r}")
     return number
@@ -337,7 +335,7 @@ def _number(value: Any, name: str) -> float:
             return float(value)
         except OverflowError:
             return math.inf if value > 0 else -math.inf
-    array = _numbers(value, name)
+    array = as_numbers(value, name)
     if array.ndim or array.dtype.kind not in "fiu":
         raise InvalidInputError(f"{name} must be a number, got {value!r}")
     return float(array)
@@ -358,14 +356,14 @@ def _read_softcap(softcap: Any, call: Call) -> float:
 
 
 def _read_sinks(sinks: Any, call: Call) -> np.ndarray:
-    array = _numbers(sinks, "sinks")
+    array = as_numbers(sinks, "sinks")
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise InvalidInputError(f"sinks must be numbers, got dtype {array.dtype}")
     if array.shape != (call.heads,):
         raise DimensionMismatchError(f"sinks must have one entry for each of the {call.heads} query heads, got shape {array.shape}")
     with np.errstate(over="ignore"):
         array = array.astype(call.compute)
-    if np.any(np.isnan(array)) or np.any(array == np.inf):
+    if not np.all(array < np.inf):  # NaN isn't, either
         raise InvalidInputError(f"sinks must be finite in {call.compute}, or -inf for none, got {sinks!r}")
     return np.ascontiguousarray(array)
 
@@ -374,7 +372,7 @@ def _read_sinks(sinks: Any, call: Call) -> np.ndarray:
 
 
 def _per_batch(value: Any, name: str, call: Call, least: int | None) -> np.ndarray:
-    array = _numbers(value, name)
+    array = as_numbers(value, name)
     if array.dtype.kind not in "iu":
         raise InvalidInputError(f"{name} must be an int, or an int for each batch entry, got {value!r}")
     try:
@@ -423,6 +421,8 @@ def _full_shape(call: Call) -> tuple[int, ...]:
 
 def _broadcast(array: np.ndarray, name: str, call: Call) -> np.ndarray:
     full = _full_shape(call)
+    if array.shape == full:
+        return array
     try:
         return np.broadcast_to(array, full)
     except ValueError:
@@ -433,7 +433,7 @@ def _broadcast(array: np.ndarray, name: str, call: Call) -> np.ndarray:
 def _read_bias(bias: Any, call: Call) -> np.ndarray:
     if isinstance(bias, np.ma.MaskedArray) or is_scipy_sparse(bias):
         raise InvalidInputError(f"bias must be a dense array without a mask of its own, got {type(bias).__name__}")
-    array = _numbers(bias, "bias")
+    array = as_numbers(bias, "bias")
     if array.dtype == np.bool_:
         raise InvalidInputError("bias must be numbers that are added to the logits, got booleans: pass those as mask=")
     if array.dtype.newbyteorder("=") not in (call.dtype, call.compute):

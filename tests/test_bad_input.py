@@ -418,6 +418,19 @@ def test_key_lengths_as_a_pattern_must_be_as_many_as_the_batch():
 
 
 @pytest.mark.parametrize(
+    ("make", "name"), [(ruvattn.KeyLengths, "lengths"), (ruvattn.BoolMask, "mask"), (ruvattn.Dot, "scale")], ids=["lengths", "mask", "scale"]
+)
+def test_a_part_given_a_ragged_list_names_the_argument(make, name):
+    with pytest.raises(INVALID, match=f"{name} is no array"):
+        make(RAGGED)
+
+
+def test_a_scale_may_be_of_bfloat16():
+    scale = np.array([0.5, 2.0])
+    assert np.array_equal(attend(scale=scale.astype(ml_dtypes.bfloat16)), attend(scale=scale))
+
+
+@pytest.mark.parametrize(
     "bias",
     [np.ones((4, 6)), np.ones((4, 6), int), np.ones((4, 6), np.float16), [[0.0] * 6] * 4, 1.0, "bias", np.ones((4, 6), complex), None.__class__],
     ids=str,
@@ -600,6 +613,12 @@ def test_a_dropout_of_nothing_drops_nothing(rate):
 @pytest.mark.parametrize("rate", [1 - 2**-53, 1 - 2**-33])
 def test_a_dropout_of_almost_all_gives_numbers(rate):
     assert np.isfinite(attend(dropout=rate, seed=1)).all()
+
+
+def test_what_a_dropout_of_almost_all_keeps_is_finite_in_float16():
+    q, k = np.zeros((300_000, 1), np.float16), np.zeros((1, 1), np.float16)
+    weights = ruvattn.attention_weights(q, k, dropout=0.99999, seed=1)
+    assert weights.max() == np.finfo(np.float16).max
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "1", [1], NAN], ids=repr)
