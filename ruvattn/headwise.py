@@ -74,7 +74,9 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
 class HeadwiseAttention(Attention):
     """Attention of heads that each see a part of the width.
 
-    A subclass sets `attention_type`, names its options in its constructor, and may override `project_inputs` and `project_output`.
+    A subclass sets `attention_type` to the name that it is registered by, and may override `project_inputs`, `project_output` and, where the
+    output has another width than the values, `output_dim`. Its constructor names its own options, hands them on in `own`, and takes those
+    below too, mostly as ``**options``: a variant is made anew from its configuration, which has them all.
 
     Parameters
     ----------
@@ -374,7 +376,8 @@ class HeadwiseAttention(Attention):
         Returns
         -------
         q, k, v : ndarray
-            (..., Lq, num_heads·D), (..., Lk, num_kv_heads·D) and (..., Lk, num_kv_heads·Dv), of one dtype.
+            (..., Lq, num_heads·D), (..., Lk, num_kv_heads·D) and (..., Lk, num_kv_heads·Dv), of one dtype: that of the inputs, or float32
+            for float16 and bfloat16, in which little can be computed. The output has the dtype of the inputs.
         """
         return q, k, v
 
@@ -397,7 +400,7 @@ class HeadwiseAttention(Attention):
         """
         if out is None:
             return merged.astype(dtype, copy=False)
-        if not np.may_share_memory(merged, out):  # else the engine has written it there
+        if not (merged.strides == out.strides and np.may_share_memory(merged, out)):  # else the engine has written it there, and no view turned it
             out[...] = merged
         return out
 
@@ -450,7 +453,9 @@ class HeadwiseAttention(Attention):
         """Return where the engine is to write the heads so that merging them is a view; None to let it choose."""
         *lead, heads, length, _ = q.shape
         width = v.shape[-1]
-        if out is not None and self._streams_values and not self._projects:
+        # `project_inputs` may have widened the dtype, and `output_dim` may be another width than that of all heads together.
+        fits = out is not None and out.dtype == q.dtype and out.shape[-1] == heads * width
+        if out is not None and fits and self._streams_values and not self._projects:
             return split_heads(out, heads)
         if heads == 1 or length == 1 or not self._streams_values or q.size // q.shape[-1] * width <= SMALL:
             return None

@@ -684,10 +684,11 @@ def test_the_rest_of_the_guide_runs_and_its_checks_pass(fake_plugins):
     names = {}
     exec(use, names)
     assert names["out"].shape == (4, 100, 64)
+    assert names["y"].shape == (2, 100, 64)
     names = {}
     exec(checks, names)
     tests = [name for name in names if name.startswith("test_")]
-    assert len(tests) == 2
+    assert len(tests) == 3
     for name in tests:
         names[name]()
 

@@ -932,3 +932,66 @@ def test_rotary_positions_see_distances_only():
     for distance in range(-5, 6):
         diagonal = logits.diagonal(distance)
         assert_close(diagonal, np.full_like(diagonal, diagonal[0]), tolerance(q, k, np.ones(1), {}))
+
+
+class Widened(headwise.HeadwiseAttention):
+    """Queries and keys of unit length in every head (Henry et al., 2020), computed in float32 at least."""
+
+    attention_type = "widened"
+
+    def project_inputs(self, q, k, v):
+        q, k, v = (x.astype(np.result_type(x, np.float32)) for x in (q, k, v))
+        q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
+        return q, k, v
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_subclass_may_compute_in_a_wider_dtype_than_it_is_given(dtype, heads):
+    (x,) = sequences(38, (3, 6, 16), dtype=dtype)
+    variant = Widened(16, heads)
+    out = variant(x)
+    assert out.dtype == x.dtype
+    target = np.full_like(out, np.nan)
+    assert variant(x, out=target) is target
+    assert same_bits(target, out)
+
+
+class Narrowed(headwise.HeadwiseAttention):
+    """An output of another width than the values."""
+
+    attention_type = "narrowed"
+
+    def output_dim(self, value_width):
+        return 3
+
+    def project_output(self, merged, dtype, out):
+        return super().project_output(merged[..., :3], dtype, out)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_subclass_may_give_an_output_of_another_width(heads):
+    (x,) = sequences(39, (2, 6, 16))
+    variant = Narrowed(16, heads)
+    out = variant(x)
+    assert out.shape == (2, 6, 3)
+    target = np.full_like(out, np.nan)
+    assert variant(x, out=target) is target
+    assert same_bits(target, out)
+
+
+class Turned(headwise.HeadwiseAttention):
+    """An output that is a view of what the engine wrote."""
+
+    attention_type = "turned"
+
+    def project_output(self, merged, dtype, out):
+        return super().project_output(merged[..., ::-1], dtype, out)
+
+
+def test_a_subclass_may_hand_on_a_view_of_the_output():
+    (x,) = sequences(40, (2, 6, 16))
+    variant = Turned(16, 4)
+    target = np.empty_like(x)
+    assert variant(x, out=target) is target
+    assert same_bits(target, variant(x))
