@@ -7,7 +7,8 @@ Where things are:
 
     functional.py    attention(), attention_weights(), attention_logits(), merge_states()
     scores.py, patterns.py, aggregates.py     the three parts of attention: base classes, and what is built in
-    interfaces.py    the abstract classes of variants;  headwise.py  what most variants share;  context.py  what a call leaves behind
+    interfaces.py    the abstract classes of variants;  attention_config.py  what makes one;  manifold.py  spaces
+    headwise.py  what most variants share;  context.py  what a call leaves behind
     builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
     validation.py    every check on user input;  errors.py  what they raise
@@ -34,18 +35,18 @@ from .scores import Dot, Score, Tile
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from .attention_config import AttentionConfig
     from .config import config_info, show_config
+    from .context import Context
     from .interfaces import (
         Attention,
-        AttentionConfig,
-        Context,
         GeometricAttention,
         Gradients,
         GraphAttention,
-        Manifold,
         SparseAttention,
         TrainableAttention,
     )
+    from .manifold import Manifold
     from .registry import VariantInfo, create, variants
 
 __version__ = "0.1.0"
@@ -57,12 +58,12 @@ _LAZY = {
     "variants": "registry",
     "VariantInfo": "registry",
     "Attention": "interfaces",
-    "AttentionConfig": "interfaces",
-    "Context": "interfaces",
+    "AttentionConfig": "attention_config",
+    "Context": "context",
     "GeometricAttention": "interfaces",
     "Gradients": "interfaces",
     "GraphAttention": "interfaces",
-    "Manifold": "interfaces",
+    "Manifold": "manifold",
     "SparseAttention": "interfaces",
     "TrainableAttention": "interfaces",
 }

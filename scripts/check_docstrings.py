@@ -34,8 +34,8 @@ CHECKS = {
 }  # fmt: skip
 # What users, plugin authors or tests of plugins import from. A module that is in neither list is an error: somebody has to decide.
 PUBLIC = {
-    "", "aggregates", "build", "builtin", "config", "demo", "errors", "functional", "hookspecs", "interfaces", "isa", "patterns", "plugins",
-    "reference", "registry", "scores", "testing", "threads",
+    "", "aggregates", "attention_config", "build", "builtin", "config", "demo", "errors", "functional", "hookspecs", "interfaces", "isa", "manifold",
+    "patterns", "plugins", "reference", "registry", "scores", "testing", "threads",
 }  # fmt: skip
 INTERNAL = {"__main__", "cli", "context", "dropout", "headwise", "kernels", "planning", "validation"}
 
