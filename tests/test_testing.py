@@ -1235,6 +1235,15 @@ def test_a_gradient_is_not_asked_for_at_a_kink():
         require_gradient(np.array([np.nan, 1.0]), lambda x: float(np.abs(x).sum()), at, "dx")
 
 
+@pytest.mark.parametrize("width", [1e-8, 1e-3, 0.03, 0.25, 30.0])
+def test_differences_are_small_beside_the_parameter(width):
+    at = np.array(width)
+    gradient = -2 / at**3
+    require_gradient(gradient, lambda x: float(1 / x**2), at, "dwidth")
+    with pytest.raises(CheckFailure, match="dwidth: must agree with finite differences"):
+        require_gradient(1.01 * gradient, lambda x: float(1 / x**2), at, "dwidth")
+
+
 def test_threads_raise_what_one_of_them_raised():
     def work(i):
         if i == 3:
@@ -1301,7 +1310,7 @@ def test_the_command_counts_what_passes(command, fake_plugins):
     code, out, err = command("--suite", "aggregates")
     assert (code, err) == (0, "")
     assert re.search(r"✓ +weighted-sum +aggregate +\d\d +0 +\d", out)
-    assert f"{len(names_of('aggregate'))} checks of 1 subjects: " in out
+    assert f"{len(names_of('aggregate'))} checks of 1 subject: " in out
     assert "0 failed" in out
 
 

@@ -101,7 +101,8 @@ def _summarise(console: Console, subjects: Sequence[Subject], results: Sequence[
         )
     console.print(table)
     counts = Counter(result.status for result in results)
-    total = f"\n{len(results)} checks of {len(subjects)} subjects: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
+    what = f"{len(results)} check{'' if len(results) == 1 else 's'} of {len(subjects)} subject{'' if len(subjects) == 1 else 's'}"
+    total = f"\n{what}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
     console.print(Text(total, "bold red" if counts["failed"] else "bold green"), soft_wrap=True)
 
 

@@ -137,7 +137,7 @@ def accuracy_bounds(expected: np.ndarray, naive: np.ndarray, dtype: Any) -> tupl
     scale = float(np.max(np.abs(expected[np.isfinite(expected)]), initial=0.0))
     # float64 results are compared with float64 ones, which have an error of their own; narrow dtypes round once more.
     ratio = 2 * unit / precision if unit < precision else 1.0
-    rounding = unit * scale / 2 if unit > precision else 0.0
+    rounding = unit * scale / 2 + _smallest(dtype) if unit > precision else 0.0
     rms = float(np.sqrt(np.mean(np.square(error)))) if error.size else 0.0
     largest = float(error.max(initial=0.0))
     floor = max(unit, float(np.finfo(np.float64).eps)) * scale
@@ -149,6 +149,11 @@ def _epsilon(dtype: Any) -> float:
     if dtype.name == "bfloat16":  # numpy.finfo knows its own dtypes only
         return 2.0**-7
     return float(np.finfo(dtype).eps)
+
+
+def _smallest(dtype: Any) -> float:
+    """Return the smallest number of a narrow dtype: what is below it becomes 0."""
+    return float(np.finfo(np.float16).smallest_subnormal) if np.dtype(dtype) == np.float16 else 0.0
 
 
 def require_accurate(actual: Any, expected: Any, naive: Any, promise: str, *, samples: int | None = None, floor: float = 0.0) -> None:
@@ -229,8 +234,9 @@ def require_gradient(found: Any, function: Callable[[np.ndarray], float], at: An
     require(found.shape == at.shape, f"{name}: the gradient must have shape {at.shape}, got {found.shape}")
     promise = f"{name}: must agree with finite differences"
     expected = finite_difference(function, at)
-    scale = max(1.0, abs(function(at)), float(np.max(np.abs(expected), initial=0.0)))
-    tolerance = 1e4 * float(np.finfo(np.float64).eps) / STEP * scale
+    rounding = 1e4 * float(np.finfo(np.float64).eps) / STEP
+    scale = np.maximum(max(1.0, abs(function(at))) / np.minimum(1.0, _sizes(at)), float(np.max(np.abs(expected), initial=0.0)))
+    tolerance = rounding * scale
     if not (np.abs(found - expected) <= tolerance).all():
         closer, tolerance = finite_difference(function, at, STEP / 16), 16 * tolerance
         kinks = ~(np.abs(closer - expected) <= tolerance)
@@ -240,6 +246,12 @@ def require_gradient(found: Any, function: Callable[[np.ndarray], float], at: An
 
 STEP = 1e-3
 """Truncation falls with h⁴ and rounding grows with 1/h: near eps^(1/5) they balance."""
+
+
+def _sizes(at: np.ndarray) -> np.ndarray:
+    """Return the size of each entry, for a width of 0.01 has its own scale; 1 for zeros, and a little for those among larger ones."""
+    typical = min(1.0, float(np.sqrt(np.mean(np.square(at)))) if at.size else 0.0)
+    return np.maximum(np.abs(at), typical / 16 if typical else 1.0)
 
 
 def finite_difference(function: Callable[[np.ndarray], float], at: np.ndarray, step: float = STEP) -> np.ndarray:
@@ -252,7 +264,7 @@ def finite_difference(function: Callable[[np.ndarray], float], at: np.ndarray, s
     at : ndarray
         Where, in float64; not written.
     step : float
-        The distance of the points, relative where an entry is larger than 1.
+        The distance of the points, relative to the size of each entry.
 
     Returns
     -------
@@ -260,8 +272,9 @@ def finite_difference(function: Callable[[np.ndarray], float], at: np.ndarray, s
         The gradient, in the shape of `at`.
     """
     gradient = np.zeros(at.shape)
+    sizes = _sizes(at)
     for index in np.ndindex(at.shape):
-        h = step * max(1.0, abs(float(at[index])))
+        h = step * float(sizes[index])
         moved = []
         for distance in (h, -h, 2 * h, -2 * h):
             point = at.copy()
