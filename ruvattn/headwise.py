@@ -535,11 +535,11 @@ class HeadwiseAttention(Attention):
         bias = options.get("bias")
         if bias is not None:
             array = np.asarray(bias)
-            if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+            # One pass without an array of its size: NaN is the maximum of what holds it, and is not below infinity.
+            if array.size and (array.dtype.kind == "f" or array.dtype.name == "bfloat16") and not array.max() < np.inf:
                 wrong = np.isnan(array) | (array == np.inf)
-                if wrong.any():
-                    at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), array.shape))
-                    raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
+                at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), array.shape))
+                raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
 
 
 def _native(x: Any, name: str) -> np.ndarray:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError, PluginError, UnknownVariantError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
     from .aggregates import Aggregate
     from .interfaces import Attention, Manifold
@@ -209,10 +210,12 @@ class Registry:
                 f"capabilities of variant {name!r} must be a sequence of str, got the str {capabilities!r}: "
                 f"write ({capabilities!r},)"
             )
-        capabilities = tuple(capabilities)
-        if not all(isinstance(capability, str) for capability in capabilities):
+        words = tuple(capabilities) if isinstance(capabilities, Iterable) else None
+        if words is None or not all(isinstance(word, str) for word in words):
             raise PluginError(f"capabilities of variant {name!r} must be a sequence of str, got {capabilities!r}")
-        self._add("variant", name, factory, summary, options, capabilities)
+        if options is not None and not isinstance(options, Mapping):
+            raise PluginError(f"options of variant {name!r} must be a mapping of names to defaults, got {options!r}")
+        self._add("variant", name, factory, summary, options, words)
 
     def score(self, name: str, factory: Callable[..., Score], *, summary: str = "") -> None:
         """Register a score: ``factory(**options)`` returns a `ruvattn.Score`, ``factory()`` one with defaults.

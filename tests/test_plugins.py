@@ -269,7 +269,9 @@ BAD_REGISTRATIONS = {
         'registry.variant("bad", Dot, summary="x", capabilities="graph")',
         "got the str 'graph': write ('graph',)",
     ),
-    "capabilities as numbers": ('registry.variant("bad", Dot, summary="x", capabilities=[1])', "got (1,)"),
+    "capabilities as numbers": ('registry.variant("bad", Dot, summary="x", capabilities=[1])', "got [1]"),
+    "one capability": ('registry.variant("bad", Dot, summary="x", capabilities=1)', "must be a sequence of str, got 1"),
+    "options as names": ('registry.variant("bad", Dot, summary="x", options=["k"])', "must be a mapping of names to defaults, got ['k']"),
     "twice": (
         'registry.score("bad", Dot); registry.score("bad", Dot)',
         "score 'bad' is registered by both ruvattn-bad 1.0 (entry point 'ruvattn-bad') and ruvattn-bad 1.0",

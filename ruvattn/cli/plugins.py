@@ -22,14 +22,9 @@ def command(verbose: bool, as_json: bool) -> None:
     from .. import __version__, plugins, registry
 
     statuses = plugins.status()
-    provides = {
-        "variant": sorted(name for name, info in registry.variants().items() if info.distribution == "ruvattn"),
-        "score": sorted(name for name, info in registry.scores().items() if info.distribution == "ruvattn"),
-        "pattern": sorted(name for name, info in registry.patterns().items() if info.distribution == "ruvattn"),
-        "aggregate": sorted(name for name, info in registry.aggregates().items() if info.distribution == "ruvattn"),
-        "manifold": sorted(name for name, info in registry.manifolds().items() if info.distribution == "ruvattn"),
-    }
-    built_in = {kind: names for kind, names in provides.items() if names}
+    built_in: dict[str, list[str]] = {}
+    for kind, name in sorted(registry.builtin_entries(), key=lambda key: (list(registry.KINDS).index(key[0]), key[1])):
+        built_in.setdefault(kind, []).append(name)
     if as_json:
         click.echo(json.dumps({"built_in": built_in, "plugins": [asdict(status) for status in statuses]}, indent=2))
         return
