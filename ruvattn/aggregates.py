@@ -69,7 +69,8 @@ class Aggregate:
         Parameters
         ----------
         acc : ndarray, (..., Dw)
-            Σ p·values with weights that sum to 1; without the rows that attend to nothing.
+            Σ p·values with weights that sum to 1; without the rows that attend to nothing. A sink makes the sum of the weights less, and dropout can
+            leave none of a row: whoever divides by a sum has to mind 0.
 
         Returns
         -------

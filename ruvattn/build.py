@@ -31,13 +31,13 @@ DTYPES = ("float32", "float64")
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-# Vector bytes, and what the compiler is told. "scalar" is what the vector builds are measured against: no vectors of any making.
+# Vector bytes, and what the compiler is told: nothing that kernels/cpu.pyx does not ask the processor for. "scalar" is what the vector builds are measured against: no vectors of any making.
 _FLAGS: dict[str, tuple[int, tuple[str, ...]]] = {
     "scalar": (0, ("-fno-tree-vectorize", "-fno-tree-slp-vectorize")),
     "baseline": (16, ()),
 }
 if _X86:
-    _FLAGS["v3"] = (32, ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt", "-mf16c", "-mmovbe"))
+    _FLAGS["v3"] = (32, ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"))
 
 ISAS = tuple(_FLAGS)
 """The instruction sets that are built on this machine, simplest first."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,16 @@ def attention(
     if how.linear:
         direct = _writable_in_place(target, call)
         acc = direct if direct is not None else _empty((*shape, values.shape[-1]), call.compute)
-        _run(call, values, bound, acc, lse, None, team)
-        result = acc if plain else _finish(how, acc, lse, call)
+        if plain:
+            _run(call, values, bound, acc, lse, None, team)
+            result = acc
+        else:
+            # Without the sinks: then the lse says which rows are empty, and those skip finish.
+            _run(replace(call, sinks=None), values, bound, acc, lse, None, team)
+            empty = np.isneginf(lse)
+            if call.sinks is not None:
+                _add_sinks(acc, lse, call.sinks)
+            result = _finish(how, acc, empty.ravel(), call)
     else:
         direct = None
         result = _reduce(how, call, bound, lse, team)
@@ -566,9 +575,8 @@ def _real(found: Any, what: str, call: Call) -> np.ndarray:
     return saturated(array, call.compute) if array.dtype.itemsize > call.compute.itemsize else array
 
 
-def _finish(how: Aggregate, acc: np.ndarray, lse: np.ndarray, call: Call) -> np.ndarray:
+def _finish(how: Aggregate, acc: np.ndarray, empty: np.ndarray, call: Call) -> np.ndarray:
     """Let an aggregate finish the rows that attend to something; the others are zeros."""
-    empty = _empty_rows(call, acc, lse)
     flat = acc.reshape(-1, acc.shape[-1])
     kept = flat[~empty] if empty.any() else flat
     finished = _real(how.finish(kept), f"{type(how).__name__}.finish", call)
@@ -579,11 +587,12 @@ def _finish(how: Aggregate, acc: np.ndarray, lse: np.ndarray, call: Call) -> np.
     return result.reshape(*acc.shape[:-1], finished.shape[-1])
 
 
-def _empty_rows(call: Call, acc: np.ndarray, lse: np.ndarray) -> np.ndarray:
-    """Return which rows had no key: their lse is −inf, or that of the sink alone and nothing was summed."""
-    bare = np.full(call.heads, -np.inf, call.compute) if call.sinks is None else call.sinks
-    only_sink = (lse == bare[:, None]).reshape(-1)
-    return only_sink & ~acc.reshape(-1, acc.shape[-1]).any(-1)
+def _add_sinks(acc: np.ndarray, lse: np.ndarray, sinks: np.ndarray) -> None:
+    """Let the sinks join the denominator of sums that were made without them, in place."""
+    total = np.logaddexp(lse, sinks[:, None])
+    with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without keys or sink
+        acc *= np.nan_to_num(np.exp(lse - total))[..., None]
+    lse[...] = total
 
 
 def _logits(call: Call, bound: tuple[np.ndarray, BoundScore | None], threads: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
     Pattern ─► plans() ─► Plan for rows [first, first + rows) ─► kernel ─► Plan for the next rows ─► …
 
-A plan is made before the parallel region and holds at most some megabytes of bits; a long sequence takes several, one after another. Nothing
-here depends on the number of threads.
+A plan is made before the parallel region and holds some megabytes of bits, or those of one block of rows of every head and batch entry that
+the pattern tells apart; a long sequence takes several, one after another. Nothing here depends on the number of threads.
 """
 
 from __future__ import annotations

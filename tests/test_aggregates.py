@@ -312,3 +312,18 @@ def test_weighted_sums_are_equal_and_say_what_they_are():
     assert hash(WeightedSum()) == hash(WeightedSum())
     assert WeightedSum() != Midpoint()
     assert repr(WeightedSum()) == "WeightedSum()"
+
+
+def test_a_row_whose_values_are_zero_is_not_empty():
+    class PlusOne(Aggregate):
+        def finish(self, acc):
+            return acc + 1
+
+    q = np.ones((1, 3, 4), np.float32)
+    options = {"aggregate": PlusOne(), "sinks": [200.0], "key_lengths": 2}
+    out, lse = ruvattn.attention(q, q, np.zeros_like(q), return_lse=True, **options)
+    assert (out == 1).all()
+    assert (lse == 200).all()
+    out, lse = ruvattn.attention(q, q, q, return_lse=True, **{**options, "key_lengths": 0})
+    assert (out == 0).all()
+    assert (lse == 200).all()

@@ -5,7 +5,7 @@
     save_state, merge_state: between splits of the keys
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport INFINITY, isnan, log
+from libc.math cimport INFINITY, isnan
 from libc.string cimport memcpy, memset
 
 from .dropout cimport head_key, row_key
@@ -13,17 +13,9 @@ from .fold cimport python_score, tile
 from .openmp cimport omp_get_thread_num
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
+from .softmax cimport settle
 from .vector cimport REAL_MAX, VLEN, exp2_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
 from .wide cimport wide_row
-
-cdef extern from *:
-    """
-    #define RUVATTN_LN2 0.69314718055994530942
-    """
-    const double LN2 "RUVATTN_LN2"
-
-cdef extern from "math.h" nogil:
-    double exp2(double x)
 
 cdef enum:
     PATIENCE = 50_000_000  # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
@@ -178,7 +170,8 @@ cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
     cdef real *state
     cdef real *factor
     cdef real *finite
-    cdef double ref, total, lift, sink
+    cdef const real *sink = p.sinks + h if p.sinks != NULL else NULL
+    cdef real lane
     cdef real *out = p.out + p.out_at[b] + h * p.out_head
     cdef real *lse = p.lse + (b * p.heads + h) * p.lq
     while i0 < r1:
@@ -187,20 +180,9 @@ cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
         factor = state + 2 * nr
         finite = state + 3 * nr
         for i in range(nr):
-            ref = state[i]
-            total = state[nr + i]
-            lift = 1
-            if p.sinks != NULL:
-                sink = <double>p.sinks[h] / LN2
-                if sink > ref:
-                    lift = exp2(ref - sink)
-                    total = total * lift
-                    ref = sink
-                if ref > -INFINITY:
-                    total = total + exp2(sink - ref)
-            factor[i] = <real>(lift / total) if total != 0 else 0
+            lane = settle(state[i], state[nr + i], sink, factor + i)
             if i < m:
-                lse[i0 + i] = <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY
+                lse[i0 + i] = lane
         unpack_panel(w.o + panel * p.dv * nr, nr, m, p.dv, factor, out + i0 * p.out_row, p.out_row, finite)
         for i in range(m):
             if (finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY
@@ -265,10 +247,10 @@ cdef inline int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
         return -1
     if p.splits > 1:
         for split in range(1, p.splits):
-            save_state(p, panels, w, w.qv)
+            save_state(p, panels, w, w.saved)
             if attend_block(p, b, h, r0, r1, split, True, w, parts) != 0:
                 return -1
-            merge_state(p, panels, w.qv, w)
+            merge_state(p, panels, w.saved, w)
     bad = finish(p, b, h, r0, r1, w)
     if p.forward == NULL and p.python == NULL:
         for i in range(bad):

@@ -4,12 +4,12 @@
 The query heads that share a key head are taken together, so K and V are read once: row r of a task is query r % lq of head
 hk·group + r // lq. What this path doesn't do (patterns, other scores, dropout, logits) goes through the panels.
 """
-from libc.math cimport INFINITY, isfinite, isnan, log
+from libc.math cimport INFINITY, isnan
 from libc.string cimport memcpy, memset
 from .microkernel cimport Accumulators, accumulate, store_rows
 from .problem cimport Problem, row_high, row_low
-from .softmax cimport exp2_four
-from .vector cimport VLEN, exp2_v, real, tanh_v, v_load, v_max, v_set1, v_store, v_sum, v_top, vreal
+from .softmax cimport exp2_four, settle
+from .vector cimport LOG2E, VLEN, real, tanh_v, v_load, v_max, v_set1, v_store, v_sum, v_top, vreal
 
 cdef extern from "math.h" nogil:
     double exp2(double x)
@@ -25,7 +25,7 @@ cdef extern from *:
     void prefetch "ruvattn_prefetch"(const void *p) noexcept nogil
 
 cdef enum:
-    FEW_ROWS = 6          # rows at the most: the micro-kernel's
+    FEW_ROWS = 4          # rows at the most: with more, a panel of queries is the faster way
     FEW_KEYS = 256        # keys of one tile: K and V of it stay in the second-level cache
 
 
@@ -119,7 +119,7 @@ cdef inline void few_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     while j < padded:
         top = v_max(v_load(s + j), top)
         j += VLEN
-    y = v_top(top) * <real>1.4426950408889634074
+    y = v_top(top) * <real>LOG2E
     y = ref[0] if ref[0] > y else y
     if y == <real>-INFINITY:
         alpha[0] = 0
@@ -132,10 +132,10 @@ cdef inline void few_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     total_v = v_set1(0)
     j = 0
     while j < padded:
-        x[0] = v_load(s + j) * v_set1(<real>1.4426950408889634074) - shift
-        x[1] = v_load(s + j + VLEN) * v_set1(<real>1.4426950408889634074) - shift
-        x[2] = v_load(s + j + 2 * VLEN) * v_set1(<real>1.4426950408889634074) - shift
-        x[3] = v_load(s + j + 3 * VLEN) * v_set1(<real>1.4426950408889634074) - shift
+        x[0] = v_load(s + j) * v_set1(<real>LOG2E) - shift
+        x[1] = v_load(s + j + VLEN) * v_set1(<real>LOG2E) - shift
+        x[2] = v_load(s + j + 2 * VLEN) * v_set1(<real>LOG2E) - shift
+        x[3] = v_load(s + j + 3 * VLEN) * v_set1(<real>LOG2E) - shift
         exp2_four(x)
         total_v = total_v + ((x[0] + x[1]) + (x[2] + x[3]))
         v_store(s + j, x[0])
@@ -183,15 +183,9 @@ cdef inline void few_values(int rows, const real *s, const real *v, Py_ssize_t l
     elif rows == 3:
         a = accumulate(3, s, FEW_KEYS, 1, v, ldv, n)
         store_rows(3, &a, c)
-    elif rows == 4:
+    else:
         a = accumulate(4, s, FEW_KEYS, 1, v, ldv, n)
         store_rows(4, &a, c)
-    elif rows == 5:
-        a = accumulate(5, s, FEW_KEYS, 1, v, ldv, n)
-        store_rows(5, &a, c)
-    else:
-        a = accumulate(6, s, FEW_KEYS, 1, v, ldv, n)
-        store_rows(6, &a, c)
 
 
 cdef inline void few_attend(const Problem *p, Py_ssize_t b, Py_ssize_t hk, Py_ssize_t key0, Py_ssize_t key1, Few *f) noexcept nogil:
@@ -277,31 +271,18 @@ cdef inline void few_merge(const Problem *p, const Few *other, Few *f) noexcept 
 cdef inline bint few_finish(const Problem *p, Py_ssize_t b, Py_ssize_t hk, const Few *f) noexcept nogil:
     """Normalise and write; True where something isn't finite, or a row that may see keys got no weight."""
     cdef Py_ssize_t rows = p.group * p.lq, r, c, h, i
-    cdef double ref, total, lift, sink
-    cdef real factor, check
+    cdef real factor, check, lse
     cdef real *out
     cdef bint bad = False
     for r in range(rows):
         h = hk * p.group + r // p.lq
         i = r % p.lq
-        ref = f.ref[r]
-        total = f.total[r]
-        lift = 1
-        if p.sinks != NULL:
-            sink = <double>p.sinks[h] / 0.69314718055994530942
-            if sink > ref:
-                lift = exp2(ref - sink)
-                total = total * lift
-                ref = sink
-            if ref > -INFINITY:
-                total = total + exp2(sink - ref)
-        factor = <real>(lift / total) if total != 0 else 0
+        lse = settle(f.ref[r], f.total[r], p.sinks + h if p.sinks != NULL else NULL, &factor)
         out = p.out + p.out_at[b] + h * p.out_head + i * p.out_row
         check = 0
         for c in range(p.dv):
             out[c] = f.o[r * p.dv + c] * factor
             check = check + out[c] * 0
-        ref = ref * 0.69314718055994530942 + log(total) if total != 0 else -INFINITY
-        p.lse[(b * p.heads + h) * p.lq + i] = <real>ref
-        bad = bad or check != 0 or isnan(ref) or ref == INFINITY or (f.total[r] == 0 and row_low(p, b, i) < row_high(p, b, i))
+        p.lse[(b * p.heads + h) * p.lq + i] = lse
+        bad = bad or check != 0 or isnan(lse) or lse == INFINITY or (f.total[r] == 0 and row_low(p, b, i) < row_high(p, b, i))
     return bad

@@ -115,8 +115,7 @@ cdef inline void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
 
 
 cdef inline int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts,
-                             int n_parts,
-                             Py_ssize_t n, Scratch *w) noexcept nogil:
+                             int n_parts, Py_ssize_t n, Scratch *w) noexcept nogil:
     """Logits of m rows, that is of one panel or more, by a score in Python: its calls are dear, so it gets all the rows there are at once."""
     cdef Py_ssize_t nr = 2 * VLEN, ld = (p.block_keys + VLEN - 1) // VLEN * VLEN, planes = p.planes if p.planes > 0 else 1, c, i, rows
     cdef Py_ssize_t height = (p.block_rows + nr - 1) // nr * nr

@@ -4,7 +4,7 @@
 Blending never adds: whatever a masked logit was, NaN included, it becomes −inf.
 """
 from libc.math cimport INFINITY
-from .vector cimport (real, vreal, vuint, srint, urint, VLEN, v_load, v_store, v_loadu, v_storeu, v_set1, v_select, v_eq, v_max, v_bit, v_outside,
+from .vector cimport (real, vreal, vuint, srint, urint, VLEN, v_load, v_store, v_loadu, v_set1, v_select, v_eq, v_max, v_bit, v_outside,
                       v_transpose)
 from .problem cimport Problem, Part
 

@@ -1,6 +1,5 @@
 # cython: cdivision=True
 """From rows to lanes and back: packing a panel of queries, and writing a panel of outputs."""
-from libc.math cimport INFINITY, log, isfinite
 from .vector cimport real, vreal, VLEN, v_load, v_store, v_set1, v_transpose
 
 

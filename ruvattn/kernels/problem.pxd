@@ -3,13 +3,13 @@
 
 Batch entries are addressed by tables of offsets, so that any number of leading axes in any strides costs the kernels nothing.
 """
-from .vector cimport real, vreal, srint, urint, VLEN
+from .vector cimport real, urint
 
 ctypedef void (*score_forward)(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real *rows, real *cols, real *params,
                                real *q, real *k, Py_ssize_t d, void *user_data) noexcept nogil
 
 cdef enum:
-    MAX_PLANES = 16
+    MAX_PLANES = 16  # as in ruvattn.scores
     MAX_TERMS = 4
 
 
@@ -80,14 +80,15 @@ cdef struct Problem:
 cdef struct Scratch:
     real *q            # panels of queries, d × NR each
     real *o            # panels of outputs, dv × NR each
-    real *state        # per panel: ref, total, alpha, top, NR each
+    real *state        # per panel: ref, total, alpha (at the end the normalising factor), top (at the end 0 or NaN: finite or not), NR each
     real *s            # planes × block_keys × NR
     real *t            # a tile as the score's contract has it, planes × NR × block_keys
     real *wide         # the same for a block of rows, planes × block_rows × block_keys: owned by the Python side
     real *rows
     real *cols
-    real *qv
-    real *kv
+    real *qv           # raw queries of a score with vectors; queries of few.pxd, scaled
+    real *kv           # raw keys of a score with vectors; the last columns of V in few.pxd, whose other buffers are t, rows and cols
+    real *saved        # a block's state, while repair merges splits
     urint *interval    # per panel: first and last allowed key, NR each
     urint *drop        # per panel: the row's hash
     urint *words       # mask bits of one tile

@@ -4,9 +4,12 @@
 A panel keeps for each lane a reference ``ref`` (the largest logit so far, times log₂e) and ``total`` = Σ 2^(s·log₂e − ref). One fused
 multiply-subtract both converts a logit to base 2 and shifts it, so the natural logits cost nothing extra.
 """
-from libc.math cimport INFINITY
-from .vector cimport (real, vreal, vuint, VLEN, EXP2_MAGIC, EXP2_LOW, EXP2_SHIFT, v_load, v_store, v_set1, v_max, v_select, v_eq,
+from libc.math cimport INFINITY, log
+from .vector cimport (real, vreal, vuint, LN2, LOG2E, VLEN, EXP2_MAGIC, EXP2_LOW, EXP2_SHIFT, v_load, v_store, v_set1, v_max, v_select, v_eq,
                       v_lt, v_top, v_ubits, v_real, exp2_fraction, exp2_v)
+
+cdef extern from "math.h" nogil:
+    double exp2(double x)
 
 cdef extern from *:
     """
@@ -55,7 +58,7 @@ cdef inline void shift_large(real *s, Py_ssize_t n, vreal r0, vreal r1) noexcept
     The fused multiply-subtract keeps what the reference lost when it was rounded, and in such a lane that can be more than an exponent holds. A
     product that is rounded alone has lost the same. Lanes are rows, and those of ordinary size are left as they are.
     """
-    cdef vreal log2e = v_set1(<real>1.4426950408889634074), ln2 = v_set1(<real>0.69314718055994530942), large = v_set1(LARGE)
+    cdef vreal log2e = v_set1(<real>LOG2E), ln2 = v_set1(<real>LN2), large = v_set1(LARGE)
     cdef vuint b0 = v_lt(large, v_max(r0, -r0)), b1 = v_lt(large, v_max(r1, -r1))
     cdef vreal x
     cdef Py_ssize_t j
@@ -77,7 +80,7 @@ cdef inline void tile_softmax(real *s, Py_ssize_t n, const real *top, real *ref,
 
     The tile's own sum starts from 0 and is added once, so that a long row is summed in two levels.
     """
-    cdef vreal log2e = v_set1(<real>1.4426950408889634074)
+    cdef vreal log2e = v_set1(<real>LOG2E)
     cdef vreal least = v_set1(<real>-INFINITY), zero = v_set1(0)
     cdef vreal old0 = v_load(ref), old1 = v_load(ref + VLEN)
     cdef vreal new0 = v_max(v_load(top) * log2e, old0), new1 = v_max(v_load(top + VLEN) * log2e, old1)
@@ -120,3 +123,18 @@ cdef inline void tile_softmax(real *s, Py_ssize_t n, const real *top, real *ref,
     v_store(ref + VLEN, new1)
     v_store(alpha, a0)
     v_store(alpha + VLEN, a1)
+
+
+cdef inline real settle(double ref, double total, const real *sink, real *factor) noexcept nogil:
+    """The lse of a finished row, the sink's logit included where there is one; ``factor`` normalises the row's sum."""
+    cdef double lift = 1, s
+    if sink != NULL:
+        s = <double>sink[0] / LN2
+        if s > ref:
+            lift = exp2(ref - s)
+            total = total * lift
+            ref = s
+        if ref > -INFINITY:
+            total = total + exp2(s - ref)
+    factor[0] = <real>(lift / total) if total != 0 else 0
+    return <real>(ref * LN2 + log(total)) if total != 0 else <real>-INFINITY

@@ -21,7 +21,7 @@ from libc.math cimport sqrt
 from libc.string cimport memset
 
 from .block cimport attend_block, begin, finish, merge_state, repair, save_state, state_size
-from .few cimport FEW_KEYS, Few, few_attend, few_finish, few_merge, few_reset
+from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
@@ -53,46 +53,47 @@ cdef enum:
     BLOCK_KEYS = 96        # keys of a tile: a multiple of six, so that the micro-kernel has no rest
     PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024      # keys of a split at the least
-    FEW_LIMIT = 4          # rows that go through few.pxd
     PLAIN_HEADS = 64       # what the short way keeps on the stack
     PLAIN_BATCH = 16
     PLAIN_LENGTH = 0x3FFFFFFF
 
 # --- tasks ----------------------------------------------------------------------------------------------------------------------
 
+cdef inline void rows_of(const Problem *p, Py_ssize_t item, Py_ssize_t *b, Py_ssize_t *h, Py_ssize_t *r0, Py_ssize_t *r1) noexcept nogil:
+    """Which rows of which head an item of the work is."""
+    # a causal row costs more the later it stands: the long blocks first, so that no thread is left with one at the end
+    r0[0] = p.first + (p.row_blocks - 1 - item % p.row_blocks) * p.block_rows
+    r1[0] = r0[0] + p.block_rows if r0[0] + p.block_rows < p.first + p.rows_here else p.first + p.rows_here
+    h[0] = item // p.row_blocks % p.heads
+    b[0] = item // p.row_blocks // p.heads
+
+
 cdef int panel_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) noexcept nogil:
     """One split of one block of rows. With one split the rows are finished too."""
-    cdef Py_ssize_t split = task % p.splits, item = task // p.splits, block, b, h, r0, r1
-    # a causal row costs more the later it stands: the long blocks first, so that no thread is left with one at the end
-    block = p.row_blocks - 1 - item % p.row_blocks
-    h = item // p.row_blocks % p.heads
-    b = item // p.row_blocks // p.heads
-    r0 = p.first + block * p.block_rows
-    r1 = r0 + p.block_rows if r0 + p.block_rows < p.first + p.rows_here else p.first + p.rows_here
-    if attend_block(p, b, h, r0, r1, split, False, w, parts) != 0:
+    cdef Py_ssize_t b, h, r0, r1
+    rows_of(p, task // p.splits, &b, &h, &r0, &r1)
+    if attend_block(p, b, h, r0, r1, task % p.splits, False, w, parts) != 0:
         return -1
     if p.logits != NULL:
         return 0
     if p.splits > 1:
         save_state(p, (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN), w, p.partial + task * state_size(p))
         return 0
-    if finish(p, b, h, r0, r1, w) > 0:
-        return repair(p, b, h, r0, r1, w, parts)
-    return 0
+    return end_block(p, b, h, r0, r1, w, parts)
 
 
 cdef int merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) noexcept nogil:
     """The splits of one block of rows into one result, in the order of the keys."""
-    cdef Py_ssize_t block = p.row_blocks - 1 - item % p.row_blocks, h = item // p.row_blocks % p.heads, b = item // p.row_blocks // p.heads
-    cdef Py_ssize_t r0 = p.first + block * p.block_rows, split, panels
-    cdef Py_ssize_t r1 = r0 + p.block_rows if r0 + p.block_rows < p.first + p.rows_here else p.first + p.rows_here
-    panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
+    cdef Py_ssize_t b, h, r0, r1, split
+    rows_of(p, item, &b, &h, &r0, &r1)
     begin(p, b, h, r0, r1, w)
     for split in range(p.splits):
-        merge_state(p, panels, p.partial + (item * p.splits + split) * state_size(p), w)
-    if finish(p, b, h, r0, r1, w) > 0:
-        return repair(p, b, h, r0, r1, w, parts)
-    return 0
+        merge_state(p, (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN), p.partial + (item * p.splits + split) * state_size(p), w)
+    return end_block(p, b, h, r0, r1, w, parts)
+
+
+cdef int end_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
+    return repair(p, b, h, r0, r1, w, parts) if finish(p, b, h, r0, r1, w) > 0 else 0
 
 
 cdef inline Py_ssize_t few_size(const Problem *p) noexcept nogil:
@@ -167,10 +168,11 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.o = <real *>take(arena, panels * p.dv * nr, sizeof(real))
     w.state = <real *>take(arena, panels * 4 * nr, sizeof(real))
     w.s = <real *>take(arena, (panels if p.python != NULL else 1) * planes * (keys + VLEN) * nr, sizeof(real))
-    w.t = <real *>take(arena, (planes if scored else 1) * (keys + VLEN) * nr if not few else max(keys * nr, 6 * FEW_KEYS), sizeof(real))
-    w.rows = <real *>take(arena, MAX_TERMS * nr if not few else 6 * nr, sizeof(real))
+    w.t = <real *>take(arena, (planes if scored else 1) * (keys + VLEN) * nr if not few else max(keys * nr, FEW_ROWS * FEW_KEYS), sizeof(real))
+    w.rows = <real *>take(arena, MAX_TERMS * nr if not few else FEW_ROWS * nr, sizeof(real))
     w.cols = <real *>take(arena, MAX_TERMS * (keys + VLEN) if scored else (few_size(p) if few else 0), sizeof(real))
-    w.qv = <real *>take(arena, max(nr * p.d if p.vectors else 0, max(rows * p.d if few else 0, state_size(p) if p.splits > 1 else 0)), sizeof(real))
+    w.qv = <real *>take(arena, nr * p.d if p.vectors else (rows * p.d if few else 0), sizeof(real))
+    w.saved = <real *>take(arena, state_size(p) if p.splits > 1 else 0, sizeof(real))
     w.kv = <real *>take(arena, keys * p.d if p.vectors else (FEW_KEYS * nr if few else 0), sizeof(real))
     w.interval = <urint *>take(arena, panels * 2 * nr, sizeof(urint))
     w.drop = <urint *>take(arena, panels * nr, sizeof(urint))
@@ -302,7 +304,7 @@ cdef int execute(Problem *p, int threads, object score) except -1:
         return 0
     p.raised = <void *>raised
     p.stop = &stop
-    few = (p.group * p.lq <= FEW_LIMIT and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
+    few = (p.group * p.lq <= FEW_ROWS and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
            and p.planes == 1)
     choose_blocks(p, few)
     if p.python != NULL:

@@ -88,6 +88,8 @@ cdef extern from *:
       static inline real v_select(urint mask, real a, real b) { return mask ? a : b; }
       #define v_max(a, b) ((a) > (b) ? (a) : (b))
     #endif
+    #define RUVATTN_LN2 0.69314718055994530942
+    #define RUVATTN_LOG2E 1.4426950408889634074
     /* Shuffles: GCC spells them __builtin_shuffle, clang __builtin_shufflevector. */
     #if RUVATTN_VECTOR_BYTES > 0
       #if defined(__clang__)
@@ -182,6 +184,8 @@ cdef extern from *:
     const Py_ssize_t VLEN
     const real REAL_MAX
     const bint REAL_IS_DOUBLE
+    const double LN2 "RUVATTN_LN2"
+    const double LOG2E "RUVATTN_LOG2E"
     vreal v_load(const real *p) noexcept nogil
     void v_store(real *p, vreal x) noexcept nogil
     vuint v_loadu(const urint *p) noexcept nogil
@@ -264,7 +268,7 @@ cdef inline vreal exp_v(vreal x) noexcept nogil:
 
     n = round(x·log₂e), then r = x − n·ln 2 with ln 2 in two parts (Cody and Waite, 1980), so that no bit of x is lost.
     """
-    cdef vreal y = v_max(v_set1(EXP2_LOW), x * v_set1(<real>1.4426950408889634074))
+    cdef vreal y = v_max(v_set1(EXP2_LOW), x * v_set1(<real>LOG2E))
     cdef vreal n = y + v_set1(EXP2_MAGIC)
     cdef vreal whole = n - v_set1(EXP2_MAGIC)
     cdef vreal r
@@ -274,7 +278,7 @@ cdef inline vreal exp_v(vreal x) noexcept nogil:
         r = (x - whole * v_set1(<real>0.693359375)) + whole * v_set1(<real>2.12194440e-4)
     # where x was clamped r is far outside the polynomial's range, and the power of two is 0: keep 0 · p finite
     r = v_max(v_set1(-1), r)
-    return exp2_fraction(r * v_set1(<real>1.4426950408889634074)) * v_real(v_ubits(n) << EXP2_SHIFT)
+    return exp2_fraction(r * v_set1(<real>LOG2E)) * v_real(v_ubits(n) << EXP2_SHIFT)
 
 
 cdef inline vreal tanh_v(vreal x) noexcept nogil:

@@ -123,9 +123,8 @@ cdef inline void wide_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
     if p.dropout:
         key = row_key(head_key(p.seed, b, h), i)
     # columns by 64, a logit once for each 64
-    for c in range(0, p.dv):
-        if c % WIDE_COLUMNS != 0:
-            continue
+    c = 0
+    while c < p.dv:
         count = p.dv - c if p.dv - c < WIDE_COLUMNS else WIDE_COLUMNS
         for t in range(count):
             sums[t] = 0
@@ -141,3 +140,4 @@ cdef inline void wide_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
                 sums[t] += weight * <wide>v[j * p.v_row + c + t]
         for t in range(count):
             out[c + t] = narrow(sums[t], largest)
+        c += WIDE_COLUMNS
