@@ -292,7 +292,7 @@ def _prepare(
     longer = np.float32(SCALE**0.5)
     tries: tuple[tuple[np.float32, dict[str, Any], str], ...] = (
         # Each head sees its part of the cosine, which is the sum of all parts.
-        (np.float32(1), {"scale": SCALE * num_heads}, ""),
+        (np.float32(1), {"scale": SCALE * num_heads}, f"{num_heads} heads, averaged" if num_heads > 1 else ""),
         # A score without a scale: vectors that are longer have larger dot products, and larger distances.
         (longer, {}, f"query and keys {longer:.1f} times as long, for it has no scale"),
         (np.float32(1), {}, "at a temperature of its own"),

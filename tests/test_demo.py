@@ -135,6 +135,10 @@ def test_standard_gives_the_best_five_of_the_oracle(sentences):
     assert result.note == ""
 
 
+def test_weights_of_several_heads_are_said_to_be_averages(sentences):
+    assert demo.attend(sentences, 0, ruvattn.variants()["multihead"]).note == f"{demo.HEADS} heads, averaged"
+
+
 @pytest.mark.parametrize("name", ["standard", "multihead", "cross"])
 def test_what_is_built_in_is_timed_and_agrees_with_the_oracle(sentences, name):
     result = demo.attend(sentences, 0, ruvattn.variants()[name])
