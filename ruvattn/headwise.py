@@ -536,7 +536,9 @@ class HeadwiseAttention(Attention):
         if bias is not None:
             array = np.asarray(bias)
             # One pass without an array of its size: NaN is the maximum of what holds it, and is not below infinity.
-            if array.size and (array.dtype.kind == "f" or array.dtype.name == "bfloat16") and not array.max() < np.inf:
+            with np.errstate(invalid="ignore"):
+                finite = not array.size or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16") or array.max() < np.inf
+            if not finite:
                 wrong = np.isnan(array) | (array == np.inf)
                 at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), array.shape))
                 raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")

@@ -672,6 +672,15 @@ def test_input_that_is_not_finite_is_named_with_its_place(name, bad, at):
         variant.forward_batch(*singles)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bias_of_bfloat16_is_refused_without_a_warning():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x, bias = np.ones((4, 8), bfloat16), np.zeros((4, 4), bfloat16)
+    bias[1, 2] = np.nan
+    with pytest.raises(InvalidInputError, match=r"bias must be finite, or -inf to mask, got nan at index \(1, 2\)"):
+        ruvattn.create("standard", embed_dim=8)(x, bias=bias)
+
+
 def test_a_bias_may_mask_and_nothing_else():
     variant = ruvattn.create("standard", embed_dim=16)
     bias = np.zeros((3, 4), np.float32)

@@ -224,7 +224,7 @@ class MultiHeadAttention(HeadwiseAttention):
         return super().project_output(merged, dtype, out)
 
     def _project(self, x: np.ndarray, name: str) -> np.ndarray:
-        compute: np.dtype[Any] = np.dtype(np.float64 if x.dtype.name == "float64" else np.float32)
+        compute: np.dtype[Any] = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         weights = self._arrays[f"W_{name}"].astype(compute, copy=False)
         bias = self._arrays.get(f"b_{name}", 0)
         # One product of two matrices, however many leading axes there are. Rows that nothing sees may hold anything.
