@@ -1,7 +1,10 @@
 """The plugin: every promise of the conformance suite, and what the suite cannot know."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from scipy import LowLevelCallable
 
 import ruvattn
 from ruvattn.errors import InvalidInputError
-from ruvattn.isa import supported_isas
+from ruvattn.isa import ISA_VARIABLE, active_isa, supported_isas
 from ruvattn.testing import parametrize_with_checks
 from ruvattn.testing.compiled import compiled_logits, compiled_logits_vjp
 
@@ -100,6 +103,15 @@ def test_the_narrowest_and_the_widest_kernel_give_numbers(score, sigma):
 
 
 # --- the builds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", [name for name in supported_isas() if name != active_isa()])
+def test_every_promise_is_kept_by_the_other_builds_too(isa):
+    names = ["rbf", "rbf-compiled"]
+    environment = {**os.environ, ISA_VARIABLE: isa, "RUVATTN_LOAD_PLUGINS": "ruvattn-example"}
+    done = subprocess.run([sys.executable, "-m", "ruvattn", "test", *names], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " checks of 4 subjects: " in done.stdout
 
 
 @pytest.mark.parametrize("isa", supported_isas())
