@@ -31,7 +31,8 @@ DTYPES = ("float32", "float64")
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-# Vector bytes, and what the compiler is told: nothing that kernels/cpu.pyx does not ask the processor for. "scalar" is what the vector builds are measured against: no vectors of any making.
+# Vector bytes, and what the compiler is told: nothing that kernels/cpu.pyx does not ask the processor for. "scalar" is what the vector builds are
+# measured against: no vectors of any making.
 _FLAGS: dict[str, tuple[int, tuple[str, ...]]] = {
     "scalar": (0, ("-fno-tree-vectorize", "-fno-tree-slp-vectorize")),
     "baseline": (16, ()),
