@@ -26,7 +26,7 @@ from .isa import load_kernels
 from .planning import Plan, plans
 from .scores import BoundScore, Dot, Score, head_params, saturated
 from .threads import resolve_threads
-from .validation import Call, as_array, check_out, read_call
+from .validation import Call, as_array, check_out, clean, read_call
 
 __all__ = ["attention", "attention_logits", "attention_weights", "merge_states"]
 
@@ -559,8 +559,6 @@ def _linear_values(how: Aggregate, call: Call) -> np.ndarray:
         raise DimensionMismatchError(
             f"{name} must return an array of shape {call.v.shape[:-1]} + (width,), got {getattr(values, 'shape', type(values))}"
         )
-    from .validation import clean
-
     return clean(_real(values, name, call), call.compute)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from .context import Context
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .functional import attention
-from .interfaces import Attention, AttentionConfig, check_rank
+from .interfaces import Attention, AttentionConfig
 from .patterns import is_scipy_sparse
 from .scores import Dot, Score, head_params
-from .validation import as_array, check_finite, check_int, check_out, check_probability, check_seed, check_window
+from .validation import as_array, check_bool, check_finite, check_int, check_out, check_probability, check_rank, check_seed, check_window
 
 __all__ = ["MAX_KEYS", "HeadwiseAttention", "merge_heads", "split_heads"]
 
@@ -584,13 +584,6 @@ def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
 def _narrower(a: int, b: int) -> int:
     """Return the narrower of two bounds of a window, of which −1 is none."""
     return max(a, b) if min(a, b) < 0 else min(a, b)
-
-
-def check_bool(value: Any, name: str) -> bool:
-    """Return True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidInputError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
 
 
 def _is_positive(value: Any) -> bool:

@@ -23,9 +23,9 @@ import numpy as np
 
 from .attention_config import AttentionConfig
 from .context import Context
-from .errors import DimensionMismatchError, InvalidInputError
+from .errors import InvalidInputError
 from .manifold import Manifold
-from .validation import as_array
+from .validation import check_rank
 
 __all__ = [
     "Attention",
@@ -236,14 +236,6 @@ class Attention(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(embed_dim={self.config.embed_dim}, num_heads={self.config.num_heads})"
-
-
-def check_rank(x: Any, name: str, ndim: int, hint: str) -> np.ndarray:
-    """Return an array with so many axes."""
-    array = as_array(x, name)
-    if array.ndim != ndim:
-        raise DimensionMismatchError(f"{name} must have {ndim} ax{'i' if ndim == 1 else 'e'}s, got shape {array.shape}: {hint}")
-    return array
 
 
 def _sequences(keys: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,21 @@ import numpy as np
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .patterns import BoolMask, Causal, KeyLengths, Pattern, RowsOf, SparseMatrixMask, Window, is_scipy_sparse
 
-__all__ = ["Call", "check_finite", "check_out", "check_probability", "check_seed", "check_window", "read_call"]
+__all__ = [
+    "Call",
+    "as_array",
+    "as_numbers",
+    "check_bool",
+    "check_finite",
+    "check_int",
+    "check_out",
+    "check_probability",
+    "check_rank",
+    "check_seed",
+    "check_window",
+    "clean",
+    "read_call",
+]
 
 MAX_LENGTH = 2**30 - 1
 """Positions within a sequence are 32-bit numbers in the kernels."""
@@ -127,9 +141,7 @@ def read_call(
 ) -> Call:
     """Check the arguments of a call and bring them into the form that the kernels take; ``v`` None for weights alone."""
     call = _read_arrays(q, k, v)
-    if not isinstance(causal, bool | np.bool_):
-        raise InvalidInputError(f"causal must be True or False, got {causal!r}")
-    call.causal = bool(causal)
+    call.causal = check_bool(causal, "causal")
     if window is not None:
         call.window = check_window(window)
     if key_lengths is not None:
@@ -250,6 +262,14 @@ def _read_arrays(q: Any, k: Any, v: Any) -> Call:
     return Call(clean(q, compute), clean(k, compute), clean(v, compute), result, single, q.shape[:-3])
 
 
+def check_rank(x: Any, name: str, ndim: int, hint: str) -> np.ndarray:
+    """Return an array with so many axes."""
+    array = as_array(x, name)
+    if array.ndim != ndim:
+        raise DimensionMismatchError(f"{name} must have {ndim} ax{'i' if ndim == 1 else 'e'}s, got shape {array.shape}: {hint}")
+    return array
+
+
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> np.ndarray:
     """Check an array that is to be written: its shape, dtype, and that it overlaps neither an input nor itself."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -293,6 +313,13 @@ def check_finite(array: np.ndarray, name: str) -> None:
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------------------
+
+
+def check_bool(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def check_int(value: Any, name: str, least: int, greatest: int | None = None) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInputError, UnsupportedError
-from ..headwise import MAX_KEYS, HeadwiseAttention, check_bool
-from ..validation import check_int, check_seed
+from ..headwise import MAX_KEYS, HeadwiseAttention
+from ..validation import check_bool, check_int, check_seed
 
 __all__ = ["MultiHeadAttention"]
 
