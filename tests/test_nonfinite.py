@@ -256,6 +256,20 @@ def test_a_bias_at_the_edge_of_the_range(build, path):
         assert_close(weights.sum(-1), np.ones((1, lq)), 1e-4)
 
 
+@pytest.mark.parametrize("lowest", [np.finfo(np.float32).min, -1e30, -1e9, -65504])
+@pytest.mark.parametrize("lq", [3, 40])
+def test_rows_masked_by_the_lowest_number_attend_to_all_keys_alike(build, lq, lowest):
+    # What some callers mean by a mask: a bias so low that the scores are lost beside it.
+    q, k, v = make(13, lq, 70)
+    q *= 1e-6
+    bias = np.zeros((lq, 70), np.float32)
+    bias[::2] = lowest
+    bias[1::2, 50:] = lowest
+    out = ruvattn.attention(q, k, v, bias=bias)
+    assert_close(out[:, ::2], np.broadcast_to(v.mean(1, keepdims=True), out[:, ::2].shape), 1e-5)
+    assert_close(out[:, 1::2], np.broadcast_to(v[:, :50].mean(1, keepdims=True), out[:, 1::2].shape), 1e-5)
+
+
 def test_equal_logits_give_equal_weights(build):
     q, k, v = np.ones((1, 9, 4), np.float32), np.ones((1, 1000, 4), np.float32), make(0, 1, 1000)[2]
     for magnitude in (1e-20, 1.0, 1e5, 1e18, 1e30):
