@@ -42,7 +42,7 @@ test-all: test .venv-all/ruvattn-installed  ## `make test`, then the tests again
 
 lint: .venv/ruvattn-lint  ## ruff, cython-lint, mypy, codespell and the docstring check
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint ruvattn plugins
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ruvattn plugins  # which runs pycodestyle
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_docstrings.py

@@ -1,7 +1,7 @@
 # cython: cdivision=True
 """A block of rows of one head: over all keys or one split of them, from packing the queries to writing the rows.
 
-    begin → attend_all | attend_plan (tile after tile) → finish → repair, where something isn't finite
+    begin → attend_all | attend_plan (tile after tile) → conclude: finish → repair, where something isn't finite → widen
     save_state, merge_state: between splits of the keys
 """
 from cpython.exc cimport PyErr_CheckSignals
@@ -14,7 +14,7 @@ from .openmp cimport omp_get_thread_num
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
 from .softmax cimport settle
-from .vector cimport REAL_MAX, VLEN, exp2_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
+from .vector cimport REAL_MAX, VLEN, exp_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
 from .wide cimport wide_row
 
 cdef enum:
@@ -162,9 +162,9 @@ cdef inline int attend_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
     return attend_all(p, b, h, r0, r1, key0, key1, marked, w)
 
 
-cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
+cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, bint *broken) noexcept nogil:
     """Normalise and write rows [r0, r1); returns how many of them (in w.bad, by offset from r0) are not to be trusted: something isn't
-    finite, or nothing had a weight although the row may see keys."""
+    finite, in which case ``broken`` is set, or nothing had a weight although by its position the row may see keys."""
     cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, i
     cdef int bad = 0
     cdef real *state
@@ -185,10 +185,12 @@ cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
                 lse[i0 + i] = lane
         unpack_panel(w.o + panel * p.dv * nr, nr, m, p.dv, factor, out + i0 * p.out_row, p.out_row, finite)
         for i in range(m):
-            if (finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY
-                    or (state[nr + i] == 0 and w.interval[panel * 2 * nr + i] < w.interval[panel * 2 * nr + nr + i])):
-                w.bad[bad] = <int>(i0 + i - r0)
-                bad += 1
+            if finite[i] != 0 or isnan(lse[i0 + i]) or lse[i0 + i] == INFINITY:
+                broken[0] = True
+            elif state[nr + i] != 0 or w.interval[panel * 2 * nr + i] >= w.interval[panel * 2 * nr + nr + i]:
+                continue
+            w.bad[bad] = <int>(i0 + i - r0)
+            bad += 1
         panel += 1
         i0 += nr
     return bad
@@ -218,8 +220,8 @@ cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *pa
             ref = v_max(mine, theirs)
             v_store(state, ref)
             ref = v_select(v_eq(ref, least), v_set1(0), ref)
-            a = exp2_v(mine - ref)
-            t = exp2_v(theirs - ref)
+            a = exp_v(mine - ref)
+            t = exp_v(theirs - ref)
             v_store(state + nr, v_load(state + nr) * a + v_load(other + panel * 2 * nr + nr + half * VLEN) * t)
             o = w.o + panel * p.dv * nr + half * VLEN
             add = partial + panel * p.dv * nr + half * VLEN
@@ -237,30 +239,44 @@ cdef inline bint interrupted(const Problem *p) noexcept with gil:
     return False
 
 
+cdef inline int widen(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, int bad, Scratch *w) noexcept nogil:
+    """The rows in w.bad in wide arithmetic, where the engine knows how to make their logits; one that sees nothing is left as it is."""
+    cdef int i
+    cdef double since = 0
+    if p.forward != NULL or p.python != NULL:
+        return 0
+    for i in range(bad):
+        if p.stop[0]:
+            return 0
+        wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
+        # a row here takes as long as a hundred elsewhere; thread 0 is the caller's, the only one that can be the main one
+        since += 3.0 * p.lk * (p.d + p.dv)
+        if since > PATIENCE and omp_get_thread_num() == 0:
+            since = 0
+            if interrupted(p):
+                p.stop[0] = 1
+    return 0
+
+
 cdef inline int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
     """Rows that finish() doesn't trust. NaN or Inf among the values may have come in through a masked key: once more, with masked keys left out
     of the sum. What is still not finite may be an overflow of finite input: those rows in wide arithmetic."""
     cdef Py_ssize_t split, panels = (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN)
-    cdef int i, bad
-    cdef double since = 0
+    cdef bint broken = False
     if attend_block(p, b, h, r0, r1, 0, True, w, parts) != 0:
         return -1
-    if p.splits > 1:
-        for split in range(1, p.splits):
-            save_state(p, panels, w, w.saved)
-            if attend_block(p, b, h, r0, r1, split, True, w, parts) != 0:
-                return -1
-            merge_state(p, panels, w.saved, w)
-    bad = finish(p, b, h, r0, r1, w)
-    if p.forward == NULL and p.python == NULL:
-        for i in range(bad):
-            if p.stop[0]:
-                return 0
-            wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
-            # a row here takes as long as a hundred elsewhere; thread 0 is the caller's, the only one that can be the main one
-            since += 3.0 * p.lk * (p.d + p.dv)
-            if since > PATIENCE and omp_get_thread_num() == 0:
-                since = 0
-                if interrupted(p):
-                    p.stop[0] = 1
-    return 0
+    for split in range(1, p.splits):
+        save_state(p, panels, w, w.saved)
+        if attend_block(p, b, h, r0, r1, split, True, w, parts) != 0:
+            return -1
+        merge_state(p, panels, w.saved, w)
+    return widen(p, b, h, r0, finish(p, b, h, r0, r1, w, &broken), w)
+
+
+cdef inline int conclude(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
+    """Write rows [r0, r1) and see to those that finish() doesn't trust. Rows without a weight alone, mostly masked ones, leave the others be."""
+    cdef bint broken = False
+    cdef int bad = finish(p, b, h, r0, r1, w, &broken)
+    if broken:
+        return repair(p, b, h, r0, r1, w, parts)
+    return widen(p, b, h, r0, bad, w)

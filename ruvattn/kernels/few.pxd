@@ -4,15 +4,12 @@
 The query heads that share a key head are taken together, so K and V are read once: row r of a task is query r % lq of head
 hk·group + r // lq. What this path doesn't do (patterns, other scores, dropout, logits) goes through the panels.
 """
-from libc.math cimport INFINITY, isnan
+from libc.math cimport INFINITY, exp, isnan
 from libc.string cimport memcpy, memset
 from .microkernel cimport Accumulators, accumulate, store_rows
 from .problem cimport Problem, row_high, row_low
-from .softmax cimport exp2_four, settle
-from .vector cimport LOG2E, VLEN, real, tanh_v, v_load, v_max, v_set1, v_store, v_sum, v_top, vreal
-
-cdef extern from "math.h" nogil:
-    double exp2(double x)
+from .softmax cimport exp_four, settle
+from .vector cimport VLEN, real, tanh_v, v_load, v_max, v_set1, v_store, v_sum, v_top, vreal
 
 cdef extern from *:
     """
@@ -97,7 +94,8 @@ cdef inline void few_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     if p.softcap != 0:
         j = 0
         while j < n:
-            v_store(s + j, v_set1(p.softcap) * tanh_v(v_load(s + j) * v_set1(1 / p.softcap)))
+            # an infinity is an overflow, which the cap would hide: NaN has the row repaired
+            v_store(s + j, v_set1(p.softcap) * tanh_v(v_load(s + j) * v_set1(1 / p.softcap)) + v_load(s + j) * v_set1(0))
             j += VLEN
     if p.bias != NULL:
         bias = p.bias + p.bias_at[b] + h * p.bias_head + i * p.bias_row + k0 * p.bias_key
@@ -119,24 +117,24 @@ cdef inline void few_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     while j < padded:
         top = v_max(v_load(s + j), top)
         j += VLEN
-    y = v_top(top) * <real>LOG2E
+    y = v_top(top)
     y = ref[0] if ref[0] > y else y
     if y == <real>-INFINITY:
         alpha[0] = 0
         for j in range(padded):
             s[j] = 0 if s[j] == <real>-INFINITY else s[j]
         return
-    alpha[0] = <real>exp2(<double>ref[0] - <double>y)
+    alpha[0] = <real>exp(<double>ref[0] - <double>y)
     ref[0] = y
     shift = v_set1(y)
     total_v = v_set1(0)
     j = 0
     while j < padded:
-        x[0] = v_load(s + j) * v_set1(<real>LOG2E) - shift
-        x[1] = v_load(s + j + VLEN) * v_set1(<real>LOG2E) - shift
-        x[2] = v_load(s + j + 2 * VLEN) * v_set1(<real>LOG2E) - shift
-        x[3] = v_load(s + j + 3 * VLEN) * v_set1(<real>LOG2E) - shift
-        exp2_four(x)
+        x[0] = v_load(s + j) - shift
+        x[1] = v_load(s + j + VLEN) - shift
+        x[2] = v_load(s + j + 2 * VLEN) - shift
+        x[3] = v_load(s + j + 3 * VLEN) - shift
+        exp_four(x)
         total_v = total_v + ((x[0] + x[1]) + (x[2] + x[3]))
         v_store(s + j, x[0])
         v_store(s + j + VLEN, x[1])
@@ -260,8 +258,8 @@ cdef inline void few_merge(const Problem *p, const Few *other, Few *f) noexcept 
         ref = f.ref[r] if f.ref[r] > other.ref[r] else other.ref[r]
         if ref == <real>-INFINITY:
             continue
-        a = <real>exp2(<double>f.ref[r] - <double>ref)
-        t = <real>exp2(<double>other.ref[r] - <double>ref)
+        a = <real>exp(<double>f.ref[r] - <double>ref)
+        t = <real>exp(<double>other.ref[r] - <double>ref)
         f.ref[r] = ref
         f.total[r] = f.total[r] * a + other.total[r] * t
         for c in range(p.dv):

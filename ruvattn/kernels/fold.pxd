@@ -166,7 +166,8 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
         uncap = v_set1(1 / p.softcap)
         for j in range(2 * n):
             x = v_load(s + j * VLEN)
-            v_store(s + j * VLEN, cap * tanh_v(x * uncap))
+            # an infinity is an overflow, which the cap would hide: NaN has the row repaired
+            v_store(s + j * VLEN, cap * tanh_v(x * uncap) + x * v_set1(0))
     at = 0
     low_last = <Py_ssize_t>low[m - 1]
     high_first = <Py_ssize_t>high[0]

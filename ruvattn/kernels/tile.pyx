@@ -20,7 +20,7 @@ from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
 
-from .block cimport attend_block, begin, finish, merge_state, repair, save_state, state_size
+from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
@@ -79,7 +79,7 @@ cdef int panel_task(const Problem *p, Py_ssize_t task, Scratch *w, Part *parts) 
     if p.splits > 1:
         save_state(p, (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN), w, p.partial + task * state_size(p))
         return 0
-    return end_block(p, b, h, r0, r1, w, parts)
+    return conclude(p, b, h, r0, r1, w, parts)
 
 
 cdef int merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) noexcept nogil:
@@ -89,11 +89,7 @@ cdef int merge_task(const Problem *p, Py_ssize_t item, Scratch *w, Part *parts) 
     begin(p, b, h, r0, r1, w)
     for split in range(p.splits):
         merge_state(p, (r1 - r0 + 2 * VLEN - 1) // (2 * VLEN), p.partial + (item * p.splits + split) * state_size(p), w)
-    return end_block(p, b, h, r0, r1, w, parts)
-
-
-cdef int end_block(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
-    return repair(p, b, h, r0, r1, w, parts) if finish(p, b, h, r0, r1, w) > 0 else 0
+    return conclude(p, b, h, r0, r1, w, parts)
 
 
 cdef inline Py_ssize_t few_size(const Problem *p) noexcept nogil:
@@ -404,8 +400,10 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
     cdef Py_ssize_t *tables
     cdef cnp.ndarray array
     cdef object capsule
+    if batch == 0:  # the tables would be too short for the axes before the one of length 0
+        return 0
     memset(&p, 0, sizeof(p))
-    tables = <Py_ssize_t *>PyMem_RawMalloc((8 * batch + 1) * sizeof(Py_ssize_t))
+    tables = <Py_ssize_t *>PyMem_RawMalloc(8 * batch * sizeof(Py_ssize_t))
     if tables == NULL:
         raise MemoryError("no memory for the tables of the attention kernels")
     try:
