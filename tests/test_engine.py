@@ -157,7 +157,7 @@ def test_any_width_of_keys_and_values(build, dtype, rows, width):
         assert_agrees(*make(2, rows, 101, d, dv, dtype=dtype), causal=True, query_offset="end")
 
 
-@pytest.mark.parametrize("lk", [0, 1, 2, 5, 6, 7, 31, 32, 33, 95, 96, 97, 193])
+@pytest.mark.parametrize("lk", [0, 1, 2, 5, 6, 7, 31, 32, 33, 119, 120, 121, 239, 240, 241, 481])
 @pytest.mark.parametrize("lq", [0, 1, 2, 15, 16, 17, 40])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_any_length_of_queries_and_keys(build, dtype, lq, lk):

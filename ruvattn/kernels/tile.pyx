@@ -50,7 +50,7 @@ cdef object np_ndarray = np.ndarray, np_empty = np.empty
 cdef enum:
     BLOCK_ROWS = 256       # queries of a task: one block of K and V in the second-level cache serves them all
     BLOCK_BYTES = 1 << 20  # queries and outputs of a task at the most
-    BLOCK_KEYS = 96        # keys of a tile: a multiple of six, so that the micro-kernel has no rest
+    TILE_BYTES = 960       # keys of a tile, in bytes of one number each: 240 floats or 120 doubles, multiples of six, so that the micro-kernel has no rest
     PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024      # keys of a split at the least
     PLAIN_HEADS = 64       # what the short way keeps on the stack
@@ -263,7 +263,7 @@ cdef void offsets(cnp.ndarray x, int trailing, Py_ssize_t item, Py_ssize_t *at) 
 cdef void choose_blocks(Problem *p, bint few) noexcept:
     """Blocks and splits from the shape alone: so results don't depend on the number of threads."""
     cdef Py_ssize_t nr = 2 * VLEN, items
-    p.block_keys = BLOCK_KEYS if p.python == NULL else PYTHON_KEYS
+    p.block_keys = TILE_BYTES // <Py_ssize_t>sizeof(real) if p.python == NULL else PYTHON_KEYS
     if p.lk < p.block_keys:
         p.block_keys = p.lk if p.lk > 0 else 1
     p.block_rows = BLOCK_ROWS
