@@ -50,7 +50,7 @@ cdef object np_ndarray = np.ndarray, np_empty = np.empty
 cdef enum:
     BLOCK_ROWS = 256       # queries of a task: one block of K and V in the second-level cache serves them all
     BLOCK_BYTES = 1 << 20  # queries and outputs of a task at the most
-    TILE_BYTES = 960       # keys of a tile, in bytes of one number each: 240 floats or 120 doubles, multiples of six, so that the micro-kernel has no rest
+    TILE_BYTES = 960       # a number for each key of a tile: 240 floats, 120 doubles, multiples of six, so that the micro-kernel has no rest
     PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024      # keys of a split at the least
     PLAIN_HEADS = 64       # what the short way keeps on the stack
