@@ -11,7 +11,7 @@ Where things are:
     headwise.py  what most variants share;  context.py  what a call leaves behind
     builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
-    validation.py    every check on user input;  errors.py  what they raise
+    call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
     planning.py      from a pattern to what a kernel walks through
     kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
     reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from .aggregates import Aggregate, WeightedSum
+from .call import Call, read_call
 from .dropout import kept_weights
 from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
 from .planning import Plan, plans
 from .scores import BoundScore, Dot, Score, head_params, saturated
 from .threads import resolve_threads
-from .validation import Call, as_array, check_out, clean, read_call
+from .validation import NATIVE_DTYPES, as_array, check_out, clean
 
 __all__ = ["attention", "attention_logits", "attention_weights", "merge_states"]
 
@@ -39,9 +40,6 @@ def _kernel(dtype: np.dtype[Any]) -> Any:
     if kernel is None:
         kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.tile", dtype.name)
     return kernel
-
-
-_PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 def attention(
@@ -149,7 +147,7 @@ def attention(
         and softcap is None
         and aggregate is None
         and type(q) is np.ndarray
-        and q.dtype in _PLAIN
+        and q.dtype in NATIVE_DTYPES
         and q.size
         and isinstance(score, str)
         and score == "dot"
@@ -263,7 +261,7 @@ def attention_logits(
     if (
         mask is None and bias is None and causal is False and window is None and key_lengths is None and scale is None and softcap is None
         and isinstance(score, str) and score == "dot" and type(query_offset) is int and query_offset == 0
-        and type(q) is np.ndarray and q.dtype in _PLAIN and q.size
+        and type(q) is np.ndarray and q.dtype in NATIVE_DTYPES and q.size
     ):  # fmt: skip
         found = _plain(_kernel(q.dtype).logits_plain, q, k, resolve_threads(threads))
         if found is not None:

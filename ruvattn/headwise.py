@@ -18,9 +18,20 @@ from .context import Context
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .functional import attention
 from .interfaces import Attention, AttentionConfig
-from .patterns import is_scipy_sparse
 from .scores import Dot, Score, head_params
-from .validation import as_array, check_bool, check_finite, check_int, check_out, check_probability, check_rank, check_seed, check_window
+from .validation import (
+    as_array,
+    check_bool,
+    check_finite,
+    check_int,
+    check_out,
+    check_positive,
+    check_probability,
+    check_rank,
+    check_seed,
+    check_window,
+    is_scipy_sparse,
+)
 
 __all__ = ["MAX_KEYS", "HeadwiseAttention", "merge_heads", "split_heads"]
 
@@ -146,8 +157,6 @@ class HeadwiseAttention(Attention):
         for name, given in (("score_options", score_options), ("aggregate_options", aggregate_options)):
             if given is not None and not isinstance(given, Mapping):
                 raise InvalidInputError(f"{name} must be a mapping of names to values, got {given!r}")
-        if softcap is not None and not _is_positive(softcap):
-            raise InvalidInputError(f"softcap must be a positive finite number, got {softcap!r}: leave it out for none")
         self._config = AttentionConfig(
             embed_dim,
             num_heads,
@@ -161,7 +170,7 @@ class HeadwiseAttention(Attention):
                 "causal": check_bool(causal, "causal"),
                 "window": None if window is None else check_window(window),
                 "scale": scale,
-                "softcap": None if softcap is None else float(softcap),
+                "softcap": None if softcap is None else check_positive(softcap, "softcap"),
                 "check_finite": check_bool(check_finite, "check_finite"),
                 "max_keys": None if max_keys is None else check_int(max_keys, "max_keys", 1),
                 **(own or {}),
@@ -584,8 +593,3 @@ def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
 def _narrower(a: int, b: int) -> int:
     """Return the narrower of two bounds of a window, of which −1 is none."""
     return max(a, b) if min(a, b) < 0 else min(a, b)
-
-
-def _is_positive(value: Any) -> bool:
-    array = np.asarray(value)
-    return not isinstance(value, str) and not array.ndim and array.dtype.kind in "fiu" and 0 < float(array) < np.inf

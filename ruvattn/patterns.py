@@ -11,12 +11,12 @@ Built in are the ones that `ruvattn.attention` has arguments for: `Causal`, `Win
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
+from .validation import as_numbers, check_window, is_scipy_sparse
 
 __all__ = ["BoolMask", "Causal", "KeyLengths", "Pattern", "SparseMatrixMask", "Window"]
 
@@ -122,8 +122,6 @@ class Window(Pattern):
     """
 
     def __init__(self, left: int, right: int) -> None:
-        from .validation import check_window
-
         self.left, self.right = check_window((left, right))
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
@@ -157,8 +155,6 @@ class KeyLengths(Pattern):
     """
 
     def __init__(self, lengths: Any) -> None:
-        from .validation import as_numbers
-
         values = as_numbers(lengths, "lengths")
         if values.dtype.kind not in "iu" or np.any(values < 0):
             raise InvalidInputError(f"lengths must be ints from 0, got {lengths!r}")
@@ -199,8 +195,6 @@ class BoolMask(Pattern):
     positional = False
 
     def __init__(self, mask: Any) -> None:
-        from .validation import as_numbers
-
         array = as_numbers(mask, "mask")
         if array.dtype != np.bool_ or array.ndim < 2:
             raise InvalidInputError(f"mask must be a boolean array of at least two axes, got {array.dtype} of shape {array.shape}")
@@ -307,12 +301,6 @@ class RowsOf(Pattern):
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Ask the pattern about a row further down."""
         return self.pattern.allowed(i + self.first, j, head=head, batch=batch)
-
-
-def is_scipy_sparse(x: Any) -> bool:
-    """Tell whether something comes from scipy.sparse, without importing that: whoever made one has."""
-    sparse = sys.modules.get("scipy.sparse")
-    return sparse is not None and bool(sparse.issparse(x))
 
 
 def _interval_ranges(low: int, last_low: int, first_high: int, high: int, lk: int) -> Ranges:

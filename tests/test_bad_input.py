@@ -220,7 +220,7 @@ def test_a_boolean_of_any_byte_but_zero_is_true(byte):
 
 def test_repeated_keys_are_copied_once_when_their_dtype_is_converted():
     q = np.broadcast_to(make(4, 8, dtype=np.float16), (5, 2, 4, 8))
-    call = ruvattn.validation.read_call(q, q, q)
+    call = ruvattn.call.read_call(q, q, q)
     assert call.q.dtype == np.float32
     assert call.q.shape == q.shape
     assert call.q.strides[:2] == (0, 0)
@@ -1183,7 +1183,7 @@ def test_repeated_inputs_of_half_precision_are_not_copied_out():
         k = np.broadcast_to(np.ones((4000, 8), np.float16), (3000, 8, 4000, 8))          # 3 GB as float32
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
         print(outcome(lambda: ruvattn.attention(q[:, :1], k[:, :1, :8], k[:, :1, :8])))
-        call = ruvattn.validation.read_call(q, k, k, bias=np.broadcast_to(np.float16(0), (3000, 8, 4, 4000)))
+        call = ruvattn.call.read_call(q, k, k, bias=np.broadcast_to(np.float16(0), (3000, 8, 4, 4000)))
         print(call.k.nbytes > 3e9 / 2, call.bias.strides)
     """
     assert survives(code).splitlines() == ["(3000, 1, 4, 8)", "True (0, 0, 0, 0)"]

@@ -9,7 +9,7 @@
 
     microkernel.pxd dots and P·V     softmax.pxd, vector.pxd exp, max, sum     masks.pxd, dropout.pxd, panel.pxd     openmp.pxd, cpu.pyx
 
-Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.validation`` did) and nothing in a task can raise,
+Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.call`` did) and nothing in a task can raise,
 but for a score written in Python. What a task computes depends on the shape alone, never on the number of threads.
 """
 cimport numpy as cnp
