@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+
+# A shell that starts the tests in the background has SIGINT ignored in them and in what they start; those of Ctrl-C need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_distribution(folder: Path, name: str, source: str, *, version: str, entry_points: str) -> None:

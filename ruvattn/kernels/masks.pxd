@@ -42,12 +42,33 @@ cdef extern from *:
     unsigned int pack32 "ruvattn_pack32"(const unsigned char *p) noexcept nogil
 
 
+cdef inline unsigned int pack_row(const unsigned char *row, Py_ssize_t key, int count) noexcept nogil:
+    """``count`` (≤ 32) entries of a bool mask, ``key`` bytes apart, to bits."""
+    cdef unsigned int value = 0
+    cdef int t = 0
+    if key == 1:
+        if count == 32:
+            return pack32(row)
+        while t + 8 <= count:
+            value |= pack8(row + t) << t
+            t += 8
+    while t < count:
+        if row[t * key] != 0:
+            value |= <unsigned int>1 << t
+        t += 1
+    return value
+
+
 cdef inline void and_bits(urint *words, Py_ssize_t lane, Py_ssize_t at, unsigned int value, int count) noexcept nogil:
     """AND ``count`` (≤ 32) bits into a lane's words from tile row ``at`` on."""
     cdef Py_ssize_t nr = 2 * VLEN, w = at >> 5
     cdef int shift = at & 31
-    cdef unsigned long long keep = ~((<unsigned long long>(0xFFFFFFFFu >> (32 - count))) << shift)
-    cdef unsigned long long bits = (<unsigned long long>(value & (0xFFFFFFFFu >> (32 - count)))) << shift
+    cdef unsigned long long keep, bits
+    if count == 32 and shift == 0:
+        words[w * nr + lane] &= value
+        return
+    keep = ~((<unsigned long long>(0xFFFFFFFFu >> (32 - count))) << shift)
+    bits = (<unsigned long long>(value & (0xFFFFFFFFu >> (32 - count)))) << shift
     bits = bits | keep
     words[w * nr + lane] &= <urint>(bits & 0xFFFFFFFFu)
     if shift + count > 32:
@@ -60,7 +81,6 @@ cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
     cdef Py_ssize_t nr = 2 * VLEN, n_words = (n + 31) >> 5, w, i, t, at, o, left
     cdef const unsigned char *row
     cdef const unsigned int *bits
-    cdef unsigned int value
     cdef urint some, every, full
     cdef int part, count
     for w in range(n_words):
@@ -72,21 +92,11 @@ cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
             if p.mask != NULL:
                 row = p.mask + p.mask_at[b] + h * p.mask_head + (i0 + i) * p.mask_row + parts[part].start * p.mask_key
                 t = 0
-                if p.mask_key == 1:
-                    while t + 32 <= parts[part].n:
-                        value = pack32(row + t)
-                        if value != 0xFFFFFFFFu:
-                            and_bits(words, i, at + t, value, 32)
-                        t += 32
-                    while t + 8 <= parts[part].n:
-                        value = pack8(row + t)
-                        if value != 255:
-                            and_bits(words, i, at + t, value, 8)
-                        t += 8
                 while t < parts[part].n:
-                    if row[t * p.mask_key] == 0:
-                        and_bits(words, i, at + t, 0, 1)
-                    t += 1
+                    left = parts[part].n - t
+                    count = 32 if left > 32 else <int>left
+                    and_bits(words, i, at + t, pack_row(row + t * p.mask_key, p.mask_key, count), count)
+                    t += 32
             if parts[part].words != NULL:
                 bits = parts[part].words + i * parts[part].words_per_row
                 t = 0
