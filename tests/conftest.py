@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-
 # A shell that starts the tests in the background has SIGINT ignored in them and in what they start; those of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
