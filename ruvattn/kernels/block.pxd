@@ -18,7 +18,7 @@ from .vector cimport REAL_MAX, VLEN, exp_v, real, urint, v_eq, v_load, v_max, v_
 from .wide cimport wide_row
 
 cdef enum:
-    PATIENCE = 50_000_000  # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
+    WIDE_PATIENCE = 50_000_000  # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
 
 
 cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
@@ -251,7 +251,7 @@ cdef inline int widen(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r
         wide_row(p, b, h, r0 + w.bad[i], REAL_MAX)
         # a row here takes as long as a hundred elsewhere; thread 0 is the caller's, the only one that can be the main one
         since += 3.0 * p.lk * (p.d + p.dv)
-        if since > PATIENCE and omp_get_thread_num() == 0:
+        if since > WIDE_PATIENCE and omp_get_thread_num() == 0:
             since = 0
             if interrupted(p):
                 p.stop[0] = 1

@@ -57,6 +57,9 @@ cdef enum:
     PLAIN_BATCH = 16
     PLAIN_LENGTH = 0x3FFFFFFF
 
+# Multiply-adds of a thread between looks for Ctrl-C, for which all threads wait: a tenth of a second with AVX2.
+cdef double PATIENCE = 4e9
+
 # --- tasks ----------------------------------------------------------------------------------------------------------------------
 
 cdef inline void rows_of(const Problem *p, Py_ssize_t item, Py_ssize_t *b, Py_ssize_t *h, Py_ssize_t *r0, Py_ssize_t *r1) noexcept nogil:
@@ -211,7 +214,7 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
             lay_out(p, few, &arena, w + i, parts + i)
             if p.python != NULL:
                 w[i].wide = <real *>cnp.PyArray_DATA(pad)
-        batch = <Py_ssize_t>(team * 2e9 / (cost + 1)) + team
+        batch = <Py_ssize_t>(PATIENCE / (cost + 1) + 1) * team
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
             if team > 1:
