@@ -139,7 +139,7 @@ def test_weights_are_as_exact_as_the_output():
 
 # --- exp, 2^x, tanh -------------------------------------------------------------------------------------------------------------
 
-E, TANH, TWO = 0, 1, 2
+E, TANH, TWO, SOFTMAX = 0, 1, 2, 3
 TRUE = {E: np.exp, TANH: np.tanh, TWO: np.exp2}
 
 
@@ -180,6 +180,15 @@ def test_exponentials_are_within_two_units_in_the_last_place(name, dtype, base):
         low, high = low * np.log(2), high * np.log(2)
     x = _sweep(dtype, low * (1 - 1e-6), high * (1 - 1e-6))
     assert _ulps(_apply(name, dtype, x, base), TRUE[base](x.astype(np.longdouble))).max() <= 2
+
+
+@pytest.mark.parametrize(("name", "dtype"), MODULES)
+def test_the_exponential_of_the_softmax_is_within_two_units_in_the_last_place(name, dtype):
+    low = float(np.nextafter(np.finfo(dtype).minexp, 0)) * np.log(2) * (1 - 1e-6)
+    x = -np.abs(_sweep(dtype, low, 0))
+    ulps = _ulps(_apply(name, dtype, x, SOFTMAX), np.exp(x.astype(np.longdouble)))
+    assert ulps[x >= -30].max() <= 2
+    assert ulps.max() <= (5 if (name, dtype) == ("v3", "float32") else 2)
 
 
 @pytest.mark.parametrize(("name", "dtype"), MODULES)

@@ -24,6 +24,7 @@ from .block cimport attend_block, begin, conclude, merge_state, repair, save_sta
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
+from .softmax cimport exp_four
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
 
 import numpy as np
@@ -581,17 +582,20 @@ def logits_plain(q, k, int threads):
 
 
 def exponential(cnp.ndarray x not None, cnp.ndarray out not None, int base):
-    """e^x, 2^x or tanh x (base 0, 2, 1) of a contiguous array, as the kernels compute it: for the accuracy tests."""
+    """e^x, 2^x, tanh x or the softmax's own e^x for x ≤ 0 (base 0, 2, 1, 3) of a contiguous array, as the kernels compute it: for the tests."""
     cdef Py_ssize_t i, n = x.size
     cdef const real *source = <const real *>cnp.PyArray_DATA(x)
     cdef real *target = <real *>cnp.PyArray_DATA(out)
     cdef real block[64]
-    cdef vreal y
+    cdef vreal y[4]
     for i in range(n):
-        block[0] = source[i]
-        y = v_set1(source[i])
-        y = exp2_v(y) if base == 2 else (exp_v(y) if base == 0 else tanh_v(y))
-        v_store(block, y)
+        y[0] = v_set1(source[i])
+        y[1] = y[2] = y[3] = y[0]
+        if base == 3:
+            exp_four(y)
+        else:
+            y[0] = exp2_v(y[0]) if base == 2 else (exp_v(y[0]) if base == 0 else tanh_v(y[0]))
+        v_store(block, y[0])
         target[i] = block[0]
 
 

@@ -219,16 +219,22 @@ cdef extern from *:
       #define EXP2_MAGIC (6755399441055744.0 + 1023.0)
       #define EXP2_LOW (-1023.0)
       #define EXP2_SHIFT 52
+      #define RUVATTN_LN2_HIGH 6.93147180369123816490e-1
+      #define RUVATTN_LN2_REST 1.90821492927058770002e-10
     #else
       #define EXP2_MAGIC (12582912.0f + 127.0f)
       #define EXP2_LOW (-127.0f)
       #define EXP2_SHIFT 23
+      #define RUVATTN_LN2_HIGH 0.693359375f
+      #define RUVATTN_LN2_REST (-2.12194440e-4f)
     #endif
     #endif
     """
     const real EXP2_MAGIC
     const real EXP2_LOW
     const int EXP2_SHIFT
+    const real LN2_HIGH "RUVATTN_LN2_HIGH"    # few enough bits that its product with a power's exponent is exact
+    const real LN2_REST "RUVATTN_LN2_REST"    # what it lacks (Cody and Waite, 1980)
 
 
 cdef inline vreal exp2_fraction(vreal r) noexcept nogil:
@@ -266,16 +272,12 @@ cdef inline vreal exp2_v(vreal x) noexcept nogil:
 cdef inline vreal exp_v(vreal x) noexcept nogil:
     """e^x, x below the overflow threshold, within 2 ulp; 0 where e^x is below the smallest normal number; NaN stays NaN.
 
-    n = round(x·log₂e), then r = x − n·ln 2 with ln 2 in two parts (Cody and Waite, 1980), so that no bit of x is lost.
+    n = round(x·log₂e), then r = x − n·ln 2 with ln 2 in two parts, so that no bit of x is lost.
     """
     cdef vreal y = v_max(v_set1(EXP2_LOW), x * v_set1(<real>LOG2E))
     cdef vreal n = y + v_set1(EXP2_MAGIC)
     cdef vreal whole = n - v_set1(EXP2_MAGIC)
-    cdef vreal r
-    if REAL_IS_DOUBLE:
-        r = (x - whole * v_set1(<real>6.93147180369123816490e-1)) - whole * v_set1(<real>1.90821492927058770002e-10)
-    else:
-        r = (x - whole * v_set1(<real>0.693359375)) + whole * v_set1(<real>2.12194440e-4)
+    cdef vreal r = (x - whole * v_set1(LN2_HIGH)) - whole * v_set1(LN2_REST)
     # where x was clamped r is far outside the polynomial's range, and the power of two is 0: keep 0 · p finite
     r = v_max(v_set1(-1), r)
     return exp2_fraction(r * v_set1(<real>LOG2E)) * v_real(v_ubits(n) << EXP2_SHIFT)
