@@ -12,7 +12,8 @@ Where things are:
     builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
-    planning.py      from a pattern to what a kernel walks through
+    explicit_patterns.py, pattern_algebra.py  patterns that hold their pairs, and that are made of others by &, | and ~
+    planning.py, key_ranges.py  from a pattern to what a kernel walks through
     kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
     reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite
     cli/, demo.py    the command line
@@ -28,9 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .aggregates import Aggregate, WeightedSum
+from .explicit_patterns import BoolMask, SparseMatrixMask
 from .functional import attention, attention_logits, attention_weights, merge_states
 from .isa import load_kernels
-from .patterns import BoolMask, Causal, KeyLengths, Pattern, SparseMatrixMask, Window
+from .patterns import Causal, KeyLengths, Pattern, Window
 from .scores import Dot, Score, Tile
 from .threads import get_num_threads, set_num_threads
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
-from .patterns import BoolMask, Causal, KeyLengths, Pattern, RowsOf, SparseMatrixMask, Window
+from .explicit_patterns import BoolMask, SparseMatrixMask
+from .pattern_algebra import And
+from .patterns import Causal, KeyLengths, Pattern, Window
 from .validation import (
     COMPUTE_DTYPES,
     FAR,
@@ -99,7 +101,7 @@ class Call:
             position=start + first,
             mask=None if self.mask is None else self.mask[..., first:stop, :],
             bias=None if self.bias is None else self.bias[..., first:stop, :],
-            pattern=self.pattern if self.pattern is None or self.pattern.positional else RowsOf(self.pattern, first),
+            pattern=None if self.pattern is None else self.pattern.at(-first),
         )
 
     def row_positions(self) -> np.ndarray:
@@ -336,23 +338,31 @@ def _read_mask(mask: Any, call: Call) -> None:
 
 def _read_pattern(pattern: Pattern, call: Call) -> None:
     """Take a pattern; the built-in ones become what the kernels know by heart."""
+    pattern.check_fits(call.lead, call.heads, call.lq, call.lk)
+    call.pattern = _unknown(pattern, call)
+
+
+def _unknown(pattern: Pattern, call: Call) -> Pattern | None:
+    """Hand on what the kernels know, and return the rest: the same object for the same pattern, by which its plans are kept."""
     kind = type(pattern)
+    if isinstance(pattern, And):
+        return pattern.only([rest for operand in pattern.operands if (rest := _unknown(operand, call)) is not None])
     if kind is Causal:
         call.causal = True
-    elif kind is Window and call.window == (-1, -1):
-        call.window = (pattern.left, pattern.right)  # type: ignore[attr-defined]
-    elif isinstance(pattern, KeyLengths) and kind is KeyLengths and call.key_length is None and pattern.lengths.size in (1, call.batch):
+    elif isinstance(pattern, Window) and kind is Window:
+        call.window = narrower(call.window, (pattern.left, pattern.right))
+    elif isinstance(pattern, KeyLengths) and kind is KeyLengths:
         # Longer than the keys is the same as all of them; "end" of query_offset looks at the argument key_lengths only.
-        call.key_length = np.broadcast_to(np.minimum(pattern.lengths.ravel(), call.lk), (call.batch,)).astype(np.int64)
-    elif isinstance(pattern, KeyLengths) and pattern.lengths.size not in (1, call.batch):
-        raise DimensionMismatchError(f"lengths of mask must be one number or one for each of the {call.batch} batch entries, got {pattern!r}")
-    elif kind is BoolMask:
-        call.mask = _broadcast(pattern.mask, "mask", call)  # type: ignore[attr-defined]
-    elif isinstance(pattern, SparseMatrixMask):
-        wanted = (call.heads, call.lq, call.lk)[-len(pattern.shape) :]
-        if pattern.shape != wanted:
-            names = "(Hq, Lq, Lk)" if len(wanted) == 3 else "(Lq, Lk)"
-            raise DimensionMismatchError(f"mask must have shape {names} = {wanted}, got {pattern.shape}")
-        call.pattern = pattern
+        lengths = np.broadcast_to(np.minimum(pattern.lengths.ravel(), call.lk), (call.batch,)).astype(np.int64)
+        call.key_length = lengths if call.key_length is None else np.minimum(call.key_length, lengths)
+    elif isinstance(pattern, BoolMask) and kind is BoolMask and call.mask is None:
+        call.mask = _broadcast(pattern.mask, "mask", call)
     else:
-        call.pattern = pattern
+        return pattern
+    return None
+
+
+def narrower(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    """Return the window that is inside of two; −1 is no bound."""
+    left, right = (max(x, y) if min(x, y) < 0 else min(x, y) for x, y in zip(a, b, strict=True))
+    return left, right

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .call import narrower
 from .context import Context
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .functional import attention
@@ -294,7 +295,7 @@ class HeadwiseAttention(Attention):
         if window is not None:
             window = check_window(window)
         if self._window is not None:
-            window = self._window if window is None else tuple(map(_narrower, window, self._window))  # type: ignore[assignment]
+            window = self._window if window is None else narrower(window, self._window)
         if window is not None:
             options["window"] = window
         if not (isinstance(query_offset, int) and query_offset == 0):
@@ -579,7 +580,7 @@ def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
         bound = min(bound, int(lengths.max()))
     left, right = options.get("window", (-1, -1))
     if options.get("causal"):
-        right = _narrower(right, 0)
+        left, right = narrower((left, right), (-1, 0))
     if left >= 0 and right >= 0:
         bound = min(bound, left + right + 1)
     mask: Any = options.get("mask")
@@ -588,8 +589,3 @@ def keys_per_row(length: int, options: Mapping[str, Any]) -> int:
     elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim and mask.shape[-1] == length and mask.size:
         bound = min(bound, int(np.count_nonzero(mask, axis=-1).max()))
     return bound
-
-
-def _narrower(a: int, b: int) -> int:
-    """Return the narrower of two bounds of a window, of which −1 is none."""
-    return max(a, b) if min(a, b) < 0 else min(a, b)

@@ -1,36 +1,53 @@
 """From a pattern to what the kernels walk through: segments of keys for each block of rows, with bits where rows differ.
 
-    Pattern ─► plans() ─► Plan for rows [first, first + rows) ─► kernel ─► Plan for the next rows ─► …
+    Pattern ─► key_ranges ─► segments ─► Plan for rows [first, first + rows) ─► kernel ─► Plan for the next rows ─► …
+                    └─ partial ones: allowed(), once for all of a block
 
 A plan is made before the parallel region and holds some megabytes of bits, or those of one block of rows of every head and batch entry that
-the pattern tells apart; a long sequence takes several, one after another. Nothing here depends on the number of threads.
+the pattern tells apart; a long sequence takes several, one after another. Plans are kept for the next call with the same pattern, as far as they are
+small. Nothing here depends on the number of threads.
 """
 
 from __future__ import annotations
 
-import operator
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError
+from .key_ranges import known_ranges, row_block
 from .patterns import Pattern
 
-__all__ = ["Plan", "plans"]
+__all__ = ["Plan", "listed_pairs", "plans"]
 
 BLOCK_ROWS = 32
 """Rows that share segments, about: a multiple of the kernel's lanes. Fewer fit a narrow pattern better, more cost less to plan."""
 
+MOST_ROWS = 256
+"""The same of patterns that say themselves that more rows belong together."""
+
 WORD_BUDGET = 1 << 21
 """Words of bits in one plan, at which it is handed over (8 MB)."""
 
-SEGMENT_WORDS = 32
-"""What a segment itself counts for: Python's objects take more room than the arrays made of them."""
+SEGMENT_WORDS = 8
+"""What a segment itself counts for."""
 
 EVALUATED = 1 << 20
 """Pairs that `Pattern.allowed` is asked for at once."""
+
+GAP = 8
+"""Keys that no row sees are left out where there are so many of them in a row: below, computing them costs less than another segment."""
+
+WHOLE = 32
+"""Keys that all rows see are a segment without bits where there are so many of them in a row."""
+
+KEPT_BYTES = 1 << 26
+"""What all plans that are kept take together; those of one call, a quarter of it at the most."""
 
 
 @dataclass
@@ -49,10 +66,12 @@ class Plan:
         Where each block's segments begin.
     start, stop : ndarray of int64
         Keys of each segment.
-    bits : ndarray of int64
-        Where its words begin; −1: all rows see all of it.
+    bit : ndarray of int64
+        Which bit of a row's words stands for its first key; −1: all rows see all of it.
+    words_at, row_words : ndarray of int64, (blocks,)
+        Where the words of each block begin, and how many each of its rows has.
     words : ndarray of uint32
-        For each row of the block, a bit for each key of the segment, lowest first.
+        Bits, lowest first, of the segments that have some, one after another, row by row.
     """
 
     first: int
@@ -63,15 +82,29 @@ class Plan:
     ptr: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-    bits: np.ndarray
+    bit: np.ndarray
+    words_at: np.ndarray
+    row_words: np.ndarray
     words: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that its arrays take."""
+        return sum(value.nbytes for value in (getattr(self, f.name) for f in fields(self)) if isinstance(value, np.ndarray))
 
-Segment = tuple[int, int, np.ndarray | None]
+
+@dataclass
+class Block:
+    """The segments of one block of rows, as in `Plan`."""
+
+    start: np.ndarray
+    stop: np.ndarray
+    bit: np.ndarray
+    words: np.ndarray  # (rows, row_words)
 
 
 def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, lanes: int) -> Iterator[Plan]:
-    """Yield the plans of a pattern, for consecutive rows.
+    """Yield the plans of a pattern, for consecutive rows; made now, or kept from an earlier call.
 
     Parameters
     ----------
@@ -89,68 +122,116 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
     Plan
         Together they cover rows 0 to lq − 1.
     """
-    block = lanes * max(1, BLOCK_ROWS // lanes)
     if not pattern.positional:
         offsets = np.zeros_like(offsets)
     by_batch = bool(pattern.by_batch) or np.unique(offsets).size > 1
-    batches = offsets.size if by_batch else 1
-    owners = [(b, h) for b in range(batches) for h in range(heads if pattern.by_head else 1)]
-    found: list[list[list[Segment]]] = [[] for _ in owners]
+    offsets = offsets if by_batch else offsets[:1]
+    key = (lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes)
+    kept = _KEPT.find(pattern, key)
+    if kept is not None:
+        yield from kept
+        return
+    made: list[Plan] | None = []
+    size = 0
+    for plan in _made(pattern, lq, lk, heads if pattern.by_head else 1, offsets, by_batch, lanes):
+        size += plan.nbytes
+        if made is not None:
+            made = None if size > KEPT_BYTES // 4 else [*made, plan]
+        yield plan
+    if made is not None:
+        _KEPT.keep(pattern, key, made, size)
+
+
+def _made(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, by_batch: bool, lanes: int) -> Iterator[Plan]:
+    height = lanes * max(1, BLOCK_ROWS // lanes)
+    # Rows of one block of the pattern see the same ranges, mostly: as many of them as stand where the kernel's blocks do.
+    step = row_block(pattern)
+    if step % lanes == 0 and not np.any(offsets % step):
+        height = max(height, min(step, MOST_ROWS // lanes * lanes))
+    owners = [(pattern.at(int(offset)), int(offset), b, h) for b, offset in enumerate(offsets) for h in range(heads)]
+    found: list[list[Block]] = [[] for _ in owners]
     first, words = 0, 0
-    for r0 in range(0, lq, block):
-        r1 = min(r0 + block, lq)
-        for own, (b, h) in zip(found, owners, strict=True):
-            segments = _segments(pattern, r0 + int(offsets[b]), r1 + int(offsets[b]), lk, h, b if pattern.by_batch else 0)
-            words += sum(SEGMENT_WORDS if bits is None else SEGMENT_WORDS + bits.size for _, _, bits in segments)
-            own.append(segments)
+    for r0 in range(0, lq, height):
+        r1 = min(r0 + height, lq)
+        for own, (moved, offset, b, h) in zip(found, owners, strict=True):
+            block = _block(moved, r0 + offset, r1 + offset, lk, h, b if pattern.by_batch else 0)
+            words += SEGMENT_WORDS * (1 + len(block.start)) + block.words.size
+            own.append(block)
         if words >= WORD_BUDGET or r1 == lq:
-            yield _pack(found, first, r1 - first, block, len(owners) // batches if by_batch else 0, bool(pattern.by_head))
+            yield _pack(found, first, r1 - first, height, heads if by_batch else 0, bool(pattern.by_head))
             found = [[] for _ in owners]
             first, words = r1, 0
 
 
-def _pack(found: list[list[list[Segment]]], first: int, rows: int, block: int, owners_of_batch: int, by_head: bool) -> Plan:
-    blocks = len(found[0])
-    flat = [segments for own in found for segments in own]
-    counts = [len(segments) for segments in flat]
-    every = [segment for segments in flat for segment in segments]
-    sizes = np.array([0 if bits is None else bits.size for _, _, bits in every], np.int64)
-    at = np.concatenate([[0], np.cumsum(sizes)])[:-1] if every else np.zeros(0, np.int64)
-    full = np.array([bits is None for _, _, bits in every], bool)
-    words = [bits.ravel() for _, _, bits in every if bits is not None]
+def _pack(found: list[list[Block]], first: int, rows: int, height: int, owners_of_batch: int, by_head: bool) -> Plan:
+    blocks = [block for own in found for block in own]
+    sizes = [block.words.size for block in blocks]
     return Plan(
         first=first,
         rows=rows,
-        block_rows=block,
-        batch_stride=blocks * owners_of_batch,
-        head_stride=blocks if by_head else 0,
-        ptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        start=np.array([start for start, _, _ in every], np.int64),
-        stop=np.array([stop for _, stop, _ in every], np.int64),
-        bits=np.where(full, -1, at).astype(np.int64),
-        words=np.concatenate(words) if words else np.zeros(1, np.uint32),
+        block_rows=height,
+        batch_stride=len(found[0]) * owners_of_batch,
+        head_stride=len(found[0]) if by_head else 0,
+        ptr=np.cumsum([0, *(len(block.start) for block in blocks)], dtype=np.int64),
+        start=np.concatenate([block.start for block in blocks]),
+        stop=np.concatenate([block.stop for block in blocks]),
+        bit=np.concatenate([block.bit for block in blocks]),
+        words_at=np.cumsum([0, *sizes[:-1]], dtype=np.int64),
+        row_words=np.array([block.words.shape[1] for block in blocks], np.int64),
+        # One word at least, so that there is something to point at.
+        words=np.concatenate([*(block.words.ravel() for block in blocks), np.zeros(1, np.uint32)]),
     )
 
 
-def _segments(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> list[Segment]:
+def _block(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> Block:
     """Return the segments of the rows at positions [i0, i1)."""
-    segments: list[Segment] = []
-    for start, stop, full in _ranges(pattern, i0, i1, lk, head, batch):
-        if full:
-            segments.append((start, stop, None))
-            continue
-        step = max(32, EVALUATED // (i1 - i0) // 32 * 32)
-        for begin in range(start, stop, step):
-            segments += _evaluated(pattern, i0, i1, begin, min(begin + step, stop), head, batch)
-    return segments
+    starts, stops, full = known_ranges(pattern, i0, i1, lk, head, batch)
+    if full.all():
+        return Block(starts, stops, np.full(len(starts), -1, np.int64), np.zeros((i1 - i0, 0), np.uint32))
+    # Ask for all partial ranges at once, as far as memory allows: a call of `allowed` costs as much as thousands of pairs.
+    pieces = [(starts[full], stops[full], np.full(int(full.sum()), -1, np.int64))]
+    columns: list[np.ndarray] = []
+    width = 0
+    step = max(32, EVALUATED // (i1 - i0))
+    for begins, ends in _portions(starts[~full], stops[~full], step):
+        lengths = ends - begins
+        last = np.cumsum(lengths)
+        j = np.arange(last[-1], dtype=np.int64) + np.repeat(begins - last + lengths, lengths)
+        answer = _answer(pattern, i0, i1, j, head, batch)
+        a, b, bits = _runs(answer, last - lengths)
+        pieces.append((j[a], j[b - 1] + 1, np.where(bits, np.cumsum(bits * (b - a)) - (b - a) + width, -1)))
+        edge = np.zeros(j.size + 1, np.int8)
+        edge[a[bits]] += 1
+        edge[b[bits]] -= 1
+        columns.append(answer[:, np.cumsum(edge[:-1]) > 0])
+        width += columns[-1].shape[1]
+    start, stop, bit = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    order = np.argsort(start, kind="stable")
+    return Block(start[order], stop[order], bit[order], _packed(columns, i1 - i0, width))
 
 
-def _evaluated(pattern: Pattern, i0: int, i1: int, start: int, stop: int, head: int, batch: int) -> list[Segment]:
-    """Ask `allowed`, and cut the range into what no row sees, what all see, and what comes with bits, 32 keys at a time."""
+def _portions(starts: np.ndarray, stops: np.ndarray, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut ranges into portions of at most ``step`` keys."""
+    last = np.cumsum(stops - starts)
+    total = int(last[-1])
+    if total <= step:
+        yield starts, stops
+        return
+    before = last - (stops - starts)
+    for at in range(0, total, step):
+        end = min(at + step, total)
+        first, final = int(np.searchsorted(last, at, side="right")), int(np.searchsorted(before, end, side="left"))
+        begins, ends = starts[first:final].copy(), stops[first:final].copy()
+        begins[0] += at - before[first]
+        ends[-1] -= last[final - 1] - end
+        yield begins, ends
+
+
+def _answer(pattern: Pattern, i0: int, i1: int, j: np.ndarray, head: int, batch: int) -> np.ndarray:
+    """Ask `allowed` about all rows and some keys."""
     i = np.arange(i0, i1, dtype=np.int64)[:, None]
-    j = np.arange(start, stop, dtype=np.int64)[None, :]
     name = f"{type(pattern).__name__}.allowed"
-    answer = pattern.allowed(i, j, head=head, batch=batch)
+    answer = pattern.allowed(i, j[None, :].copy(), head=head, batch=batch)  # a copy: what a pattern writes to it is its own affair
     try:
         answer = np.asarray(answer)
     except ValueError as error:
@@ -158,72 +239,134 @@ def _evaluated(pattern: Pattern, i0: int, i1: int, start: int, stop: int, head: 
     if answer.dtype != np.bool_:
         raise InvalidInputError(f"{name} must return booleans, got {answer.dtype}")
     try:
-        answer = np.broadcast_to(answer, (i1 - i0, stop - start))
+        return np.broadcast_to(answer, (i1 - i0, j.size))
     except ValueError:
-        raise DimensionMismatchError(f"{name} must return an array that broadcasts to {(i1 - i0, stop - start)}, got {answer.shape}") from None
-    groups = -(-(stop - start) // 32)
-    bits = np.zeros((i1 - i0, groups * 4), np.uint8)
-    packed = np.packbits(answer, axis=1, bitorder="little")
-    bits[:, : packed.shape[1]] = packed
-    words = bits.view("<u4").astype(np.uint32, copy=False)
-    whole = np.full(groups, 0xFFFFFFFF, np.uint32)
-    if (stop - start) % 32:
-        whole[-1] = (1 << ((stop - start) % 32)) - 1
-    kinds = (words != 0).any(0).astype(np.int8) + (words == whole).all(0)
-    edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), groups]
-    found: list[Segment] = []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
-        if kinds[a]:
-            keys = (start + 32 * a, min(start + 32 * b, stop))
-            found.append((*keys, None if kinds[a] == 2 else np.ascontiguousarray(words[:, a:b])))
-    return found
+        raise DimensionMismatchError(f"{name} must return an array that broadcasts to {(i1 - i0, j.size)}, got {answer.shape}") from None
 
 
-def _ranges(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> list[tuple[int, int, bool]]:
-    """Ask `ranges` for blocks that start at multiples of the pattern's row_block, and unite what they answer."""
-    try:
-        step = operator.index(pattern.row_block)
-    except TypeError:
-        step = 0
-    if step < 1:
-        raise InvalidInputError(f"{type(pattern).__name__}.row_block must be a positive int, got {pattern.row_block!r}")
-    if step == 1:
-        blocks = [(i0, i1)]
-    else:
-        blocks = [(at, min(at + step, i1)) for at in range(i0 // step * step, i1, step)]
-    answers = []
-    for a, b in blocks:
-        answer = pattern.ranges(a, b, lk, head=head, batch=batch)
-        if answer is None:
-            return [(0, lk, False)] if lk else []
-        answers.append(_checked(answer, pattern, a, b, lk))
-    if len(answers) == 1:
-        return answers[0]
-    # Full for all only where full in each: cut at every boundary.
-    cuts = sorted({edge for answer in answers for start, stop, _ in answer for edge in (start, stop)})
-    united: list[tuple[int, int, bool]] = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        seen = [next((full for s, e, full in answer if s <= start and stop <= e), None) for answer in answers]
-        if any(full is not None for full in seen):
-            every = all(full is True for full in seen)
-            if united and united[-1][1] == start and united[-1][2] == every:
-                united[-1] = (united[-1][0], stop, every)
-            else:
-                united.append((start, stop, every))
-    return united
+def _runs(answer: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return runs [a, b) of columns that some row sees, none of which crosses a begin, and whether they need bits."""
+    kinds = np.add(answer.any(0), answer.all(0), dtype=np.int8)
+    border = np.zeros(kinds.size + 1, bool)
+    border[0] = border[-1] = True
+    border[begins] = True
+    edge = border.copy()
+    edge[1:-1] |= kinds[1:] != kinds[:-1]
+    at = np.flatnonzero(edge)
+    a, b = at[:-1], at[1:]
+    kind, length = kinds[a], b - a
+    # Short runs join what has bits anyway; but what nobody sees at the end of a range is left out, however short.
+    soft = (kind == 1) | ((kind == 0) & (length < GAP) & ~border[a] & ~border[b])
+    beside = np.zeros(kind.size, bool)
+    beside[1:] |= soft[:-1] & ~border[a[1:]]
+    beside[:-1] |= soft[1:] & ~border[b[:-1]]
+    kind = np.where(soft | ((kind == 2) & (length < WHOLE) & beside), 1, kind)
+    keep = np.ones(kind.size, bool)
+    keep[1:] = (kind[1:] != kind[:-1]) | border[a[1:]]
+    a, kind = a[keep], kind[keep]
+    b = np.append(a[1:], kinds.size)
+    seen = kind > 0
+    return a[seen], b[seen], kind[seen] == 1
 
 
-def _checked(answer: Any, pattern: Pattern, i0: int, i1: int, lk: int) -> list[tuple[int, int, bool]]:
-    what = f"{type(pattern).__name__}.ranges({i0}, {i1}, {lk})"
-    try:
-        starts, stops, full = (np.asarray(part).ravel().tolist() for part in answer)
-        triples = [(operator.index(a), operator.index(b), bool(c)) for a, b, c in zip(starts, stops, full, strict=True)]
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{what} must return three sequences of one length, starts, stops and full: {error}") from None
-    last = 0
-    for start, stop, _ in triples:
-        if start < last or stop < start or stop > lk:
-            raise InvalidInputError(f"{what} returned the range [{start}, {stop}), which overlaps another, runs backwards or leaves [0, {lk})")
-        last = stop
-    return [triple for triple in triples if triple[0] < triple[1]]
+def _packed(columns: list[np.ndarray], rows: int, width: int) -> np.ndarray:
+    """Pack columns of booleans into words, 32 a word, the first lowest."""
+    row_words = -(-width // 32)
+    bits = np.zeros((rows, row_words * 4), np.uint8)
+    if width:
+        packed = np.packbits(columns[0] if len(columns) == 1 else np.concatenate(columns, 1), axis=1, bitorder="little")
+        bits[:, : packed.shape[1]] = packed
+    return bits.view("<u4").astype(np.uint32, copy=False)
 
+
+# --- pair by pair -----------------------------------------------------------------------------------------------------------------
+
+
+def listed_pairs(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of some rows as `Pattern.pairs` does, from ranges and `allowed`: in memory that grows with the number of pairs.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Any.
+    i0, i1, lk, head, batch : int
+        As for `Pattern.pairs`.
+
+    Returns
+    -------
+    indptr, indices : ndarray of int64
+        As for `Pattern.pairs`.
+    """
+    counts: list[np.ndarray] = []
+    indices: list[np.ndarray] = []
+    for at in range(i0, i1, BLOCK_ROWS):
+        end = min(at + BLOCK_ROWS, i1)
+        starts, stops, full = known_ranges(pattern, at, end, lk, head, batch)
+        rows, keys = [], []
+        for begins, ends in _portions(starts, stops, max(32, EVALUATED // (end - at))) if len(starts) else ():
+            j = np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in zip(begins, ends, strict=True)])
+            whole = np.repeat(full[np.searchsorted(starts, begins, side="right") - 1], ends - begins)
+            seen = np.broadcast_to(whole, (end - at, j.size))
+            if not whole.all():
+                seen = seen | _answer(pattern, at, end, j, head, batch)
+            row, column = np.nonzero(seen)
+            rows.append(row)
+            keys.append(j[column])
+        row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        key = np.concatenate(keys) if keys else np.zeros(0, np.int64)
+        if len(rows) > 1:  # portion by portion: bring them into the order of rows
+            order = np.argsort(row, kind="stable")
+            row, key = row[order], key[order]
+        counts.append(np.bincount(row, minlength=end - at))
+        indices.append(key)
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))]) if counts else np.zeros(1, np.int64)
+    return indptr.astype(np.int64), np.concatenate(indices) if indices else np.zeros(0, np.int64)
+
+
+# --- kept plans -------------------------------------------------------------------------------------------------------------------
+
+
+class _Kept:
+    """Plans of earlier calls, by the pattern object; the longest unused go first, and all of a pattern's when it goes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._plans: OrderedDict[tuple[int, Any], tuple[list[Plan], int]] = OrderedDict()
+        self._owners: dict[int, Any] = {}
+        self._bytes = 0
+
+    def find(self, pattern: Pattern, key: Any) -> list[Plan] | None:
+        with self._lock:
+            # By identity: a pattern may be compared in ways that say nothing about its pairs.
+            reference = self._owners.get(id(pattern))
+            if reference is None or reference() is not pattern:
+                return None
+            found = self._plans.get((id(pattern), key))
+            if found is None:
+                return None
+            self._plans.move_to_end((id(pattern), key))
+            return found[0]
+
+    def keep(self, pattern: Pattern, key: Any, plans: list[Plan], size: int) -> None:
+        number = id(pattern)
+        try:
+            reference = weakref.ref(pattern, lambda _: self._forget(number))
+        except TypeError:  # a class with slots and no place for it
+            return
+        with self._lock:
+            self._owners.setdefault(number, reference)
+            replaced = self._plans.pop((number, key), None)
+            self._bytes += size - (replaced[1] if replaced else 0)
+            self._plans[number, key] = plans, size
+            while self._bytes > KEPT_BYTES:
+                _, (_, freed) = self._plans.popitem(last=False)
+                self._bytes -= freed
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._owners.pop(number, None)
+            for key in [key for key in self._plans if key[0] == number]:
+                self._bytes -= self._plans.pop(key)[1]
+
+
+_KEPT = _Kept()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .dropout import kept_weights
-from .patterns import Pattern, is_scipy_sparse
+from .patterns import Pattern
 from .scores import Dot, Tile
+from .validation import is_scipy_sparse
 
 __all__ = ["attention", "attention_logits", "attention_weights"]
 
@@ -229,9 +230,10 @@ def _mask(mask: Any, start: np.ndarray, lead: tuple[int, ...], heads: int, lq: i
         return np.broadcast_to(np.asarray(mask), full)
     found = np.empty(full, bool)
     for batch, index in enumerate(np.ndindex(lead)):
-        i = np.arange(lq)[:, None] + (start[index] if mask.positional else 0)
+        # What goes by the index of a row is asked for that, although all rows are counted by their positions here.
+        i, at = np.arange(lq)[:, None] + start[index], mask.at(int(start[index]))
         for head in range(heads):
-            found[(*index, head)] = mask.allowed(i, np.arange(lk)[None, :], head=head if mask.by_head else 0, batch=batch if mask.by_batch else 0)
+            found[(*index, head)] = at.allowed(i, np.arange(lk)[None, :], head=head if mask.by_head else 0, batch=batch if mask.by_batch else 0)
     return found
 
 

@@ -126,10 +126,10 @@ cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
                     take = p.block_keys - n
                 parts[n_parts].start = start
                 parts[n_parts].n = take
-                if p.plan_bits[seg] >= 0:
-                    parts[n_parts].words_per_row = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
-                    parts[n_parts].words = p.plan_words + p.plan_bits[seg] + ((i0 - p.first) % p.plan_rows) * parts[n_parts].words_per_row
-                    parts[n_parts].first_bit = start - p.plan_start[seg]
+                if p.plan_bit[seg] >= 0:
+                    parts[n_parts].words_per_row = p.plan_row_words[entry]
+                    parts[n_parts].words = p.plan_words + p.plan_words_at[entry] + ((i0 - p.first) % p.plan_rows) * p.plan_row_words[entry]
+                    parts[n_parts].first_bit = p.plan_bit[seg] + start - p.plan_start[seg]
                 else:
                     parts[n_parts].words = NULL
                 n_parts += 1

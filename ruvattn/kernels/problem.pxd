@@ -41,8 +41,10 @@ cdef struct Problem:
     const Py_ssize_t *plan_ptr
     const Py_ssize_t *plan_start
     const Py_ssize_t *plan_stop
-    const Py_ssize_t *plan_bits                        # offset of its words, −1: full
-    const unsigned int *plan_words                     # plan_rows rows of ceil(length / 32) words
+    const Py_ssize_t *plan_bit                         # which bit of a row's words is its first key's, −1: full
+    const Py_ssize_t *plan_words_at                    # where the words of a block begin
+    const Py_ssize_t *plan_row_words                   # and how many each of its plan_rows rows has
+    const unsigned int *plan_words
     Py_ssize_t plan_rows, plan_batch, plan_head        # strides of batch and head in blocks
     # what happens to a logit
     real softcap                                       # 0: none

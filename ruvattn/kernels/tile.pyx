@@ -446,7 +446,9 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
             p.plan_ptr = table(plan.ptr)
             p.plan_start = table(plan.start)
             p.plan_stop = table(plan.stop)
-            p.plan_bits = table(plan.bits)
+            p.plan_bit = table(plan.bit)
+            p.plan_words_at = table(plan.words_at)
+            p.plan_row_words = table(plan.row_words)
             p.plan_words = <const unsigned int *>cnp.PyArray_DATA(plan.words)
         if score is not None:
             p.planes = len(score.plane_starts) - 1

@@ -35,7 +35,7 @@ cdef extern from *:
 
 cdef inline bint row_sees(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
     """Mask, pattern and bias of one pair; its interval is the caller's."""
-    cdef Py_ssize_t entry, seg, words, bit
+    cdef Py_ssize_t entry, seg, bit
     cdef bint found
     if p.mask != NULL and p.mask[p.mask_at[b] + h * p.mask_head + i * p.mask_row + j * p.mask_key] == 0:
         return False
@@ -47,10 +47,10 @@ cdef inline bint row_sees(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
         for seg in range(p.plan_ptr[entry], p.plan_ptr[entry + 1]):
             if p.plan_start[seg] <= j < p.plan_stop[seg]:
                 found = True
-                if p.plan_bits[seg] >= 0:
-                    words = (p.plan_stop[seg] - p.plan_start[seg] + 31) >> 5
-                    bit = j - p.plan_start[seg]
-                    found = (p.plan_words[p.plan_bits[seg] + ((i - p.first) % p.plan_rows) * words + (bit >> 5)] >> (bit & 31)) & 1
+                if p.plan_bit[seg] >= 0:
+                    bit = p.plan_bit[seg] + j - p.plan_start[seg]
+                    found = (p.plan_words[p.plan_words_at[entry] + ((i - p.first) % p.plan_rows) * p.plan_row_words[entry] + (bit >> 5)]
+                             >> (bit & 31)) & 1
                 break
         return found
     return True

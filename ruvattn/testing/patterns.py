@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import functional
 from ..errors import DimensionMismatchError
-from ..patterns import BoolMask, KeyLengths, Pattern, SparseMatrixMask
+from ..explicit_patterns import BoolMask, SparseMatrixMask
+from ..patterns import KeyLengths, Pattern
 from . import parts
 from .cases import case, require, require_close, require_same_bits
 from .parts import Part, Shape, expect_error

@@ -1,0 +1,186 @@
+"""Patterns that hold their pairs: boolean arrays and sparse matrices. A row is its index here, wherever the queries stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import DimensionMismatchError, InvalidInputError
+from .key_ranges import known_ranges
+from .patterns import Pattern, Ranges
+from .validation import as_numbers, is_scipy_sparse
+
+__all__ = ["BoolMask", "SparseMatrixMask"]
+
+
+class BoolMask(Pattern):
+    """An explicit boolean array, True where a query may attend to a key.
+
+    Parameters
+    ----------
+    mask : array of bool
+        (Lq, Lk), or with axes for heads and batch entries in front: (Hq, Lq, Lk), (..., Hq, Lq, Lk). Axes of length 1 are broadcast.
+
+    Raises
+    ------
+    InvalidInputError
+        If it isn't boolean or has fewer than two axes.
+    """
+
+    positional = False
+
+    def __init__(self, mask: Any) -> None:
+        array = as_numbers(mask, "mask")
+        if array.dtype != np.bool_ or array.ndim < 2:
+            raise InvalidInputError(f"mask must be a boolean array of at least two axes, got {array.dtype} of shape {array.shape}")
+        self.mask = array
+        self.by_head = array.ndim > 2 and array.shape[-3] > 1
+        self.by_batch = any(n > 1 for n in array.shape[:-3])
+
+    def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
+        """Raise if it doesn't broadcast to the shape of a call."""
+        full = (*lead, heads, lq, lk)
+        shape = self.mask.shape
+        if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
+            raise DimensionMismatchError(f"mask must broadcast to {'(Hq, Lq, Lk)' if not lead else '(..., Hq, Lq, Lk)'} = {full}, got shape {shape}")
+
+    def _plane(self, head: int, batch: int) -> np.ndarray:
+        mask = self.mask
+        if mask.ndim > 3:
+            lead = mask.shape[:-3]
+            mask = mask[np.unravel_index(batch, lead)] if self.by_batch else mask[(0,) * len(lead)]
+        if mask.ndim > 2:
+            mask = mask[head if self.by_head else 0]
+        return mask
+
+    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
+        """Return the entries of the array."""
+        plane = self._plane(head, batch)
+        return plane[i if plane.shape[0] > 1 else np.zeros_like(i), j if plane.shape[1] > 1 else np.zeros_like(j)]
+
+    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
+        """Return the runs of keys that some row sees; full where all do."""
+        plane = self._plane(head, batch)
+        rows = plane[i0:i1] if plane.shape[0] > 1 else plane
+        rows = np.broadcast_to(rows, (rows.shape[0], lk))
+        return _runs(np.add(rows.any(0), rows.all(0), dtype=np.int8))
+
+    def __repr__(self) -> str:
+        return f"BoolMask({self.mask.shape})"
+
+
+class SparseMatrixMask(Pattern):
+    """The stored entries of a ``scipy.sparse`` array, each a pair that may attend, whatever its value.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix
+        (Lq, Lk) for every head, in any format, or (Hq, Lq, Lk) as ``coo_array``. A stored zero counts; duplicates count once.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no such thing, or an index is out of range.
+    """
+
+    positional = False
+    scattered = True
+
+    def __init__(self, matrix: Any) -> None:
+        if not is_scipy_sparse(matrix):
+            raise InvalidInputError(f"matrix must be a scipy.sparse array, got {type(matrix).__name__}: a boolean array is a BoolMask")
+        if matrix.ndim not in (2, 3):
+            raise DimensionMismatchError(f"matrix must be (Lq, Lk) or (Hq, Lq, Lk), got shape {matrix.shape}")
+        self.shape = tuple(int(n) for n in matrix.shape)
+        self.by_head = matrix.ndim == 3
+        coords = [np.asarray(c, np.int64) for c in matrix.tocoo().coords]
+        for axis, index in enumerate(coords):
+            if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
+                bad = int(np.flatnonzero((index < 0) | (index >= self.shape[axis]))[0])
+                raise InvalidInputError(f"matrix has the entry {tuple(int(c[bad]) for c in coords)}, which is outside its shape {self.shape}")
+        flat = coords[0]
+        for size, index in zip(self.shape[1:], coords[1:], strict=True):
+            flat = flat * size + index
+        # Canonical: sorted and without duplicates, so that a row of pairs is a slice.
+        self._flat = np.unique(flat)
+        rows = int(np.prod(self.shape[:-1]))
+        self._indices = self._flat % max(self.shape[-1], 1)
+        self._indptr = np.searchsorted(self._flat, np.arange(rows + 1, dtype=np.int64) * self.shape[-1])
+
+    def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
+        """Raise if it has another shape than a call."""
+        wanted = (heads, lq, lk)[-len(self.shape) :]
+        if self.shape != wanted:
+            names = "(Hq, Lq, Lk)" if len(wanted) == 3 else "(Lq, Lk)"
+            raise DimensionMismatchError(f"mask must have shape {names} = {wanted}, got {self.shape}")
+
+    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return a slice of what is held."""
+        first = i0 + (head * self.shape[-2] if self.by_head else 0)
+        indptr = self._indptr[first : first + i1 - i0 + 1]
+        return indptr - indptr[0], self._indices[indptr[0] : indptr[-1]]
+
+    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
+        """Look the pairs up."""
+        key = (i + (head * self.shape[-2] if self.by_head else 0)) * self.shape[-1] + j
+        if not self._flat.size:
+            return np.zeros(key.shape, bool)
+        at = np.minimum(np.searchsorted(self._flat, key), self._flat.size - 1)
+        return self._flat[at] == key
+
+    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
+        """Return the runs of keys that some row sees; keys that lie less than a tile's word apart share a range."""
+        first = i0 + (head * self.shape[-2] if self.by_head else 0)
+        keys, counts = np.unique(self._indices[self._indptr[first] : self._indptr[first + i1 - i0]], return_counts=True)
+        if not keys.size:
+            return [], [], []
+        edges = np.flatnonzero(np.diff(keys) > 32) + 1
+        starts = keys[np.concatenate([[0], edges])]
+        stops = keys[np.concatenate([edges - 1, [keys.size - 1]])] + 1
+        parts = np.concatenate([[0], edges])
+        full = np.add.reduceat(counts, parts) == (stops - starts) * (i1 - i0)
+        return starts, stops, full
+
+    def __repr__(self) -> str:
+        return f"SparseMatrixMask({self.shape}, {self._flat.size} pairs)"
+
+
+class RowsOf(Pattern):
+    """An explicit pattern seen from another of its rows on: row i is its row i + first.
+
+    The other rows don't exist, and what asks for them asks for what isn't there.
+    """
+
+    positional = False
+
+    def __init__(self, pattern: Pattern, first: int) -> None:
+        self.pattern: Pattern = pattern.pattern if isinstance(pattern, RowsOf) else pattern
+        self.first: int = pattern.first + first if isinstance(pattern, RowsOf) else first
+        self.by_head, self.by_batch, self.scattered = pattern.by_head, pattern.by_batch, pattern.scattered
+
+    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
+        """Ask the pattern about its own rows."""
+        return self.pattern.allowed(i + self.first, j, head=head, batch=batch)
+
+    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
+        """Ask the pattern about its own rows, by its own blocks."""
+        return known_ranges(self.pattern, i0 + self.first, i1 + self.first, lk, head, batch)
+
+    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Ask the pattern about its own rows."""
+        return self.pattern.pairs(i0 + self.first, i1 + self.first, lk, head=head, batch=batch)
+
+    def __repr__(self) -> str:
+        return f"RowsOf({self.pattern!r}, {self.first})"
+
+
+def _runs(kinds: np.ndarray) -> Ranges:
+    """Turn 0 (none), 1 (some rows) and 2 (all rows) of each key into ranges of equal kind."""
+    if not kinds.size:
+        return [], [], []
+    edges = np.flatnonzero(np.diff(kinds)) + 1
+    starts = np.concatenate([[0], edges])
+    stops = np.concatenate([edges, [kinds.size]])
+    kept = kinds[starts] > 0
+    return starts[kept], stops[kept], kinds[starts][kept] == 2
