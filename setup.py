@@ -17,6 +17,7 @@ setup(
     ext_modules=[
         build.Extension("ruvattn.kernels.cpu", ["ruvattn/kernels/cpu.pyx"]),
         *build.extensions("ruvattn.kernels.tile", ["ruvattn/kernels/tile.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
+        *build.extensions("ruvattn.kernels.edge", ["ruvattn/kernels/edge.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
     ],
     cmdclass={"build_ext": build.build_ext},
 )

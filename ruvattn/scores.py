@@ -287,10 +287,8 @@ class BoundScore:
         self.params = np.ascontiguousarray(flat, self.dtype).reshape(heads, -1)
         with np.errstate(all="ignore"):  # of rows that nothing attends to, too: what matters shows in the result
             rows = score.row_terms(q, row_pos)
-            cols = score.col_terms(k, np.arange(k.shape[-2], dtype=np.int64))
-        lead = q.shape[:-3]
-        self.rows = self._terms(rows, f"{name}.row_terms", lead, (heads,), q.shape[-2])
-        self.cols = self._terms(cols, f"{name}.col_terms", lead, (k.shape[-3], heads), k.shape[-2])
+        self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
+        self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
         self.forward = self._compiled(score, self.dtype)
         self.error: BaseException | None = None
         self.pad: np.ndarray | None = None
@@ -298,6 +296,12 @@ class BoundScore:
     def for_rows(self, call: Any) -> BoundScore:
         """Return the same for some rows of the call only."""
         return BoundScore(self.score, call.q, call.k, call.row_positions(), self.score.params)
+
+    def key_terms(self, k: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
+        """Return the column terms of keys (..., Hk, n, D) at some positions (n,), each of shape (..., Hk or Hq, n)."""
+        with np.errstate(all="ignore"):  # of keys that nothing attends to, too
+            found = self.score.col_terms(k, positions)
+        return self._terms(found, f"{type(self.score).__name__}.col_terms", k.shape[:-3], (k.shape[-3], len(self._params)), k.shape[-2])
 
     @staticmethod
     def _compiled(score: Score, dtype: np.dtype[Any]) -> Any:
@@ -358,13 +362,20 @@ class BoundScore:
         if self.vectors:
             q = self._q[index][head, first : first + m]
             k = self._k[index][head // self._group, keys]
-        logits = self.score.logits(Tile(dots[:planes], rows, cols, self._params[head], q, k))
+        dots[0] = self.evaluate(dots, rows, cols, head, q, k)
+
+    def evaluate(
+        self, dots: np.ndarray, rows: tuple[np.ndarray, ...], cols: tuple[np.ndarray, ...], head: int, q: np.ndarray | None, k: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the logits of a tile of one head by the NumPy form, in the compute dtype; ``dots`` has a plane even where the score has none."""
+        name = f"{type(self.score).__name__}.logits"
+        m, n = dots.shape[1:]
+        logits = self.score.logits(Tile(dots[: len(self.plane_starts) - 1], rows, cols, self._params[head], q, k))
         if not isinstance(logits, np.ndarray) or logits.shape != (m, n):
-            raise DimensionMismatchError(f"{type(self.score).__name__}.logits must return an array of shape {(m, n)}, got {_what(logits)}")
+            raise DimensionMismatchError(f"{name} must return an array of shape {(m, n)}, got {_what(logits)}")
         if logits.dtype.kind not in "fiu":
-            raise InvalidInputError(f"{type(self.score).__name__}.logits must return real numbers, got {logits.dtype}")
-        if logits is not dots[0]:
-            dots[0] = saturated(logits, self.dtype)
+            raise InvalidInputError(f"{name} must return real numbers, got {logits.dtype}")
+        return saturated(logits, self.dtype)
 
 
 def _is_real(array: np.ndarray) -> bool:

@@ -124,7 +124,7 @@ def _before_fork() -> None:
     if _serial_child:
         return
     # Only what is loaded can have started threads. The modules share one OpenMP runtime, but each keeps in mind how large its team is.
-    loaded = [module for name, module in list(sys.modules.items()) if name.startswith("ruvattn.kernels.tile_")]
+    loaded = [module for name, module in list(sys.modules.items()) if name.startswith(("ruvattn.kernels.tile_", "ruvattn.kernels.edge_"))]
     # One that another thread is just importing has no pause yet, and no team.
     _can_pause = all(module.pause() for module in loaded if hasattr(module, "pause"))
 
