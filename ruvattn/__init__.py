@@ -5,15 +5,18 @@
 
 Where things are:
 
-    functional.py    attention(), attention_weights(), attention_logits(), merge_states()
+    functional.py    attention(), attention_weights(), attention_logits(), merge_states();  edges.py  edge_attention()
     scores.py, patterns.py, aggregates.py     the three parts of attention: base classes, and what is built in
     interfaces.py    the abstract classes of variants;  attention_config.py  what makes one;  manifold.py  spaces
     headwise.py  what most variants share;  context.py  what a call leaves behind
     builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
+    selection.py     attention_topk(), topk_attention(): the keys that matter most
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
     explicit_patterns.py, pattern_algebra.py  patterns that hold their pairs, and that are made of others by &, | and ~
-    planning.py, key_ranges.py  from a pattern to what a kernel walks through
+    sparse_mask.py   what can be counted, listed and handed to scipy.sparse
+    running.py       between the public functions and the kernels
+    planning.py, key_ranges.py  from a pattern to what a kernel walks through;  listed.py  to the pairs themselves, where they are few
     kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
     reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite
     cli/, demo.py    the command line
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .attention_config import AttentionConfig
     from .config import config_info, show_config
     from .context import Context
+    from .edges import edge_attention
     from .interfaces import (
         Attention,
         GeometricAttention,
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     )
     from .manifold import Manifold
     from .registry import VariantInfo, create, variants
+    from .selection import attention_topk, topk_attention
+    from .sparse_mask import SparseMask
 
 __version__ = "0.1.0"
 
@@ -57,6 +63,7 @@ _LAZY = {
     "config_info": "config",
     "show_config": "config",
     "create": "registry",
+    "edge_attention": "edges",
     "variants": "registry",
     "VariantInfo": "registry",
     "Attention": "interfaces",
@@ -67,7 +74,10 @@ _LAZY = {
     "GraphAttention": "interfaces",
     "Manifold": "manifold",
     "SparseAttention": "interfaces",
+    "SparseMask": "sparse_mask",
     "TrainableAttention": "interfaces",
+    "attention_topk": "selection",
+    "topk_attention": "selection",
 }
 _LAZY_MODULES = ("builtin", "demo", "hookspecs", "plugins", "reference", "registry", "testing")
 
@@ -87,6 +97,7 @@ __all__ = [
     "Pattern",
     "Score",
     "SparseAttention",
+    "SparseMask",
     "SparseMatrixMask",
     "Tile",
     "TrainableAttention",
@@ -95,15 +106,18 @@ __all__ = [
     "Window",
     "attention",
     "attention_logits",
+    "attention_topk",
     "attention_weights",
     "config_info",
     "create",
+    "edge_attention",
     "errors",
     "get_num_threads",
     "load_kernels",
     "merge_states",
     "set_num_threads",
     "show_config",
+    "topk_attention",
     "variants",
 ]
 

@@ -17,20 +17,9 @@ import numpy as np
 
 from .aggregates import Aggregate, WeightedSum
 from .call import Call, read_call
-from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
-from .functional import (
-    _add_sinks,
-    _empty,
-    _finish,
-    _narrowed,
-    _outer,
-    _real,
-    _writable_in_place,
-    as_aggregate,
-    as_score,
-    bind_score,
-)
+from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
 from .isa import load_kernels
+from .running import add_sinks, as_aggregate, as_score, bind_score, empty, finish, linear_values, narrowed, outer, real_array, writable_in_place
 from .scores import MAX_TERMS, BoundScore, Dot, Score
 from .threads import resolve_threads
 from .validation import as_array, as_numbers, check_bool, check_out, clean, copied, is_scipy_sparse
@@ -39,6 +28,9 @@ __all__ = ["attend_sets", "edge_attention"]
 
 TILE_NUMBERS = 1 << 14
 """Logits of a tile of a score in NumPy: the rows of a tile see the edges of all, so more rows would be more waste."""
+
+TILE_ROWS = 128
+"""More rows than this have more logits than that if each has an edge."""
 
 TILE_COLUMNS = 1 << 20
 """The same times the width of the keys, for a score with vectors."""
@@ -106,8 +98,8 @@ def edge_attention(
     edge_terms : array, (E, R) or (Hq, E, R)
         Column terms of the score, after its own, four in all: what `Score.logits` finds in ``t.cols``. In the dtype of q or the compute dtype.
     edge_attr : array, (E, F)
-        Appended to the key and to the value of its edge; `q` has F columns more than `k`, and the result F more than `v`. A dot product's default scale
-        is that of its full width. In the dtype of q or the compute dtype.
+        Appended to the key and to the value of its edge; `q` has F columns more than `k`, and the result F more than `v`. A dot product's default
+        scale is that of its full width. In the dtype of q or the compute dtype.
     scale : float or array of shape (Hq,), optional
         The score's parameter ``scale``; 1/√D by default for "dot".
     softcap : float, optional
@@ -115,7 +107,8 @@ def edge_attention(
     sinks : array, (Hq,), optional
         A logit a head that joins the denominator only.
     dropout : float, default 0
-        Share of the weights to drop, in [0, 1); the others are multiplied by 1/(1 − dropout). By row and key: edges between the same two share their lot.
+        Share of the weights to drop, in [0, 1); the others are multiplied by 1/(1 − dropout). By row and key: edges between the same two share
+        their lot.
     seed : int, optional
         Of the dropout, from 0 to 2⁶⁴ − 1; a random one when not given.
     return_lse : bool, default False
@@ -180,21 +173,21 @@ def edge_attention(
     shape = (*call.lead, call.heads, call.lq)
     if out is not None and plain:
         width = call.v.shape[-1] + (0 if attr is None else attr.shape[-1])
-        target = check_out(out, _outer(call, (*shape, width)), call.dtype, inputs)
+        target = check_out(out, outer(call, (*shape, width)), call.dtype, inputs)
     run.bind(as_score(score), scale)
-    lse = _empty(shape, call.compute)
-    weights = _empty((*call.lead, call.heads, edges), call.compute) if return_weights or not how.linear else None
+    lse = empty(shape, call.compute)
+    weights = empty((*call.lead, call.heads, edges), call.compute) if return_weights or not how.linear else None
     direct = None
     if plain:
-        direct = _writable_in_place(target, call)
-        result = direct if direct is not None else _empty((*shape, call.v.shape[-1] + (0 if attr is None else attr.shape[-1])), call.compute)
+        direct = writable_in_place(target, call)
+        result = direct if direct is not None else empty((*shape, call.v.shape[-1] + (0 if attr is None else attr.shape[-1])), call.compute)
         run.attend(call.v, attr, result, lse, weights, call.sinks)
     else:
         result = _aggregated(how, run, lse, weights)
     if target is None and out is not None:
-        target = check_out(out, _outer(call, result.shape), call.dtype, inputs)
+        target = check_out(out, outer(call, result.shape), call.dtype, inputs)
     if direct is None:
-        result = _narrowed(result, call.dtype)
+        result = narrowed(result, call.dtype)
         if call.single:
             result = result[0]
     if target is not None:
@@ -210,7 +203,7 @@ def edge_attention(
         found.append(lse[0] if call.single else lse)
     if return_weights:
         assert weights is not None
-        weights = _narrowed(weights, call.dtype)
+        weights = narrowed(weights, call.dtype)
         found.append(weights[0] if call.single else weights)
     return tuple(found)
 
@@ -407,9 +400,13 @@ class _Edges:
     def bind(self, score: Score, scale: Any) -> None:
         """Make the score ready; one that isn't compiled is evaluated here."""
         if type(score) is Dot and self.edge_terms:
-            raise InvalidInputError("edge_terms are for a score that looks at its column terms, which the dot product doesn't: what is added to a logit is bias=")
-        # With attributes each edge has a key of its own, and the score's terms of the keys are those of the edges.
-        call = self.call if self.attr is None else replace(self.call, k=np.empty((*self.call.k.shape[:-2], 0, self.call.q.shape[-1]), self.call.compute))
+            raise InvalidInputError(
+                "edge_terms are for a score that looks at its column terms, which the dot product doesn't: what is added to a logit is bias="
+            )
+        call = self.call
+        if self.attr is not None:
+            # Each edge has a key of its own, and the score's terms of the keys are those of the edges: none to bind here.
+            call = replace(call, k=np.empty((*call.k.shape[:-2], 0, call.q.shape[-1]), call.compute))
         self.scale, self.score = bind_score(score, call, scale)
         if self.score is None:
             return
@@ -417,7 +414,8 @@ class _Edges:
         self.terms = [(term, self.attr is not None) for term in own] + [(term, True) for term in self.edge_terms]
         if len(self.terms) > MAX_TERMS:
             raise InvalidInputError(
-                f"edge_terms may add {MAX_TERMS - len(own)} column terms to those of {type(score).__name__}, {MAX_TERMS} in all, got {len(self.edge_terms)}"
+                f"edge_terms may add {MAX_TERMS - len(own)} column terms to those of {type(score).__name__}, {MAX_TERMS} in all, "
+                f"got {len(self.edge_terms)}"
             )
         if self.score.forward is None:
             self.logits = self._score_logits(self.score)
@@ -457,16 +455,13 @@ class _Edges:
             return []
         k = self.call.k
         width = int(np.prod(k.shape[:-2])) * self.call.q.shape[-1]
-        found = [
-            score.key_terms(self.gathered(k, first, stop), self.indices[first:stop].astype(np.int64)) for first, stop in self.pieces(width)
-        ]
+        found = [score.key_terms(self.gathered(k, first, stop), self.indices[first:stop].astype(np.int64)) for first, stop in self.pieces(width)]
         return [np.ascontiguousarray(np.concatenate(parts, axis=-1)) for parts in zip(*found, strict=True)]
 
     def _tiles(self, score: BoundScore) -> Iterator[tuple[int, int, int, int]]:
         """Yield rows [first, stop) and edges [e0, e1): as many whole rows as a tile takes, or a piece of one row."""
         indptr = self.indptr
-        most = min(TILE_NUMBERS, TILE_COLUMNS // self.call.q.shape[-1]) if score.vectors else TILE_NUMBERS
-        most = max(1, most)
+        most = max(1, min(TILE_NUMBERS, TILE_COLUMNS // self.call.q.shape[-1])) if score.vectors else TILE_NUMBERS
         row, rows = 0, self.call.lq
         while row < rows:
             e0, e1 = int(indptr[row]), int(indptr[row + 1])
@@ -475,20 +470,17 @@ class _Edges:
                     yield row, row + 1, start, min(start + most, e1)
                 row += 1
                 continue
-            # the numbers of a tile grow with each row, so the last row that still fits can be looked up
-            size = np.arange(1, rows - row + 1) * (indptr[row + 1 :] - e0) if rows - row <= 64 else None
-            if size is None:
-                size = np.arange(1, 65) * (indptr[row + 1 : row + 65] - e0)
-            stop = row + max(1, int(np.searchsorted(size, most, side="right")))
+            ends = indptr[row + 1 : row + 1 + TILE_ROWS]
+            stop = row + max(1, int(np.searchsorted(np.arange(1, ends.size + 1) * (ends - e0), most, side="right")))
             e1 = int(indptr[stop])
             if e1 > e0:
                 yield row, stop, e0, e1
             row = stop
 
     def _score_logits(self, score: BoundScore) -> np.ndarray:
-        """Return the logits (..., Hq, E) of a score in NumPy, which is given rows and all their edges as a tile, of which one in each column counts."""
+        """Return the logits (..., Hq, E) of a score in NumPy. A tile is some rows and the edges of all of them: in each column one logit counts."""
         call = self.call
-        logits = _empty((*call.lead, call.heads, self.indices.size), call.compute)
+        logits = empty((*call.lead, call.heads, self.indices.size), call.compute)
         group = call.heads // call.k.shape[-3]
         q = call.q.view()
         q.flags.writeable = False  # a score that writes to what it is shown raises
@@ -529,7 +521,7 @@ def _aggregated(how: Aggregate, run: _Edges, lse: np.ndarray, weights: np.ndarra
     call = run.call
     if how.linear:
         values, by_edge = _values_of(how, run)
-        result = _empty((*call.lead, call.heads, call.lq, values.shape[-1]), call.compute)
+        result = empty((*call.lead, call.heads, call.lq, values.shape[-1]), call.compute)
         run.attend(values, None, result, lse, weights, None, values_by_edge=by_edge)
     else:
         assert weights is not None
@@ -539,27 +531,25 @@ def _aggregated(how: Aggregate, run: _Edges, lse: np.ndarray, weights: np.ndarra
     if call.sinks is not None:
         before = lse.copy()
         if how.linear:
-            _add_sinks(result, lse, call.sinks)
+            add_sinks(result, lse, call.sinks)
         else:
             lse[...] = np.logaddexp(lse, call.sinks[:, None])
         if weights is not None:
             with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without edges or sink
                 weights *= np.repeat(np.nan_to_num(np.exp(before - lse)), np.diff(run.indptr), axis=-1)
     if how.linear:
-        return _finish(how, result, ~seen.ravel(), call)
+        return finish(how, result, ~seen.ravel(), call)
     assert weights is not None
     return _reduced(how, run, weights, seen)
 
 
 def _values_of(how: Aggregate, run: _Edges) -> tuple[np.ndarray, bool]:
     """Return what a linear aggregate sums: of the keys, or of the edges where these have attributes."""
-    from .functional import _linear_values
-
     call = run.call
     if run.attr is None:
-        return _linear_values(how, call), False
+        return linear_values(how, call), False
     width = int(np.prod(call.v.shape[:-2])) * (call.v.shape[-1] + run.attr.shape[-1])
-    parts = [_linear_values(how, replace(call, v=run.gathered(call.v, first, stop))) for first, stop in run.pieces(width)]
+    parts = [linear_values(how, replace(call, v=run.gathered(call.v, first, stop))) for first, stop in run.pieces(width)]
     return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)), True
 
 
@@ -577,7 +567,7 @@ def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray)
             kept = row != 0
             if not kept.all() and kept.any():  # what is masked has no say, even where its value is NaN
                 row, values = row[kept], values[kept]
-            found = _real(how.reduce(row[None, :], values), name, call)
+            found = real_array(how.reduce(row[None, :], values), name, call)
             if found.ndim != 2 or found.shape[0] != 1:
                 raise DimensionMismatchError(f"{name} must return an array of shape (1, width), got {found.shape}")
             if result is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,20 +22,28 @@ class BoolMask(Pattern):
     Parameters
     ----------
     mask : array of bool
-        (Lq, Lk), or with axes for heads and batch entries in front: (Hq, Lq, Lk), (..., Hq, Lq, Lk). Axes of length 1 are broadcast.
+        (Lq, Lk), or with axes for heads and batch entries in front: (Hq, Lq, Lk), (..., Hq, Lq, Lk). Axes of length 1 are broadcast; those of
+        batch entries all or none of them. It isn't copied: what is written to it afterwards may or may not be seen.
 
     Raises
     ------
     InvalidInputError
-        If it isn't boolean or has fewer than two axes.
+        If it isn't boolean, has fewer than two axes, or is a masked array.
     """
 
     positional = False
 
     def __init__(self, mask: Any) -> None:
+        if isinstance(mask, np.ma.MaskedArray):
+            raise InvalidInputError("mask is a masked array, whose own mask would be lost: pass a plain boolean array")
         array = as_numbers(mask, "mask")
         if array.dtype != np.bool_ or array.ndim < 2:
-            raise InvalidInputError(f"mask must be a boolean array of at least two axes, got {array.dtype} of shape {array.shape}")
+            hint = ""
+            if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+                hint = ": numbers that are added to the logits are bias="
+            elif array.dtype.kind in "iu":
+                hint = ": write mask.astype(bool)"
+            raise InvalidInputError(f"mask must be a boolean array of at least two axes, got {array.dtype} of shape {array.shape}{hint}")
         self.mask = array
         self.by_head = array.ndim > 2 and array.shape[-3] > 1
         self.by_batch = any(n > 1 for n in array.shape[:-3])
@@ -44,6 +54,11 @@ class BoolMask(Pattern):
         shape = self.mask.shape
         if len(shape) > len(full) or any(n not in (1, m) for n, m in zip(shape[::-1], full[::-1], strict=False)):
             raise DimensionMismatchError(f"mask must broadcast to {'(Hq, Lq, Lk)' if not lead else '(..., Hq, Lq, Lk)'} = {full}, got shape {shape}")
+        # `allowed` is told one number for a batch entry, from which an array that repeats along some of several axes couldn't tell its own.
+        if self.by_batch and math.prod(shape[:-3]) != math.prod(lead):
+            raise DimensionMismatchError(
+                f"mask must have all leading axes of q, {lead}, or none of them, got shape {shape}: np.broadcast_to repeats at no cost"
+            )
 
     def _plane(self, head: int, batch: int) -> np.ndarray:
         mask = self.mask
@@ -94,7 +109,12 @@ class SparseMatrixMask(Pattern):
             raise DimensionMismatchError(f"matrix must be (Lq, Lk) or (Hq, Lq, Lk), got shape {matrix.shape}")
         self.shape = tuple(int(n) for n in matrix.shape)
         self.by_head = matrix.ndim == 3
-        coords = [np.asarray(c, np.int64) for c in matrix.tocoo().coords]
+        rows = _canonical_rows(matrix)
+        if rows is not None:
+            self._indptr, self._indices = rows
+            return
+        coo = matrix.tocoo()
+        coords = [np.asarray(c, np.int64) for c in (coo.coords if hasattr(coo, "coords") else (coo.row, coo.col))]
         for axis, index in enumerate(coords):
             if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
                 bad = int(np.flatnonzero((index < 0) | (index >= self.shape[axis]))[0])
@@ -102,11 +122,16 @@ class SparseMatrixMask(Pattern):
         flat = coords[0]
         for size, index in zip(self.shape[1:], coords[1:], strict=True):
             flat = flat * size + index
-        # Canonical: sorted and without duplicates, so that a row of pairs is a slice.
-        self._flat = np.unique(flat)
-        rows = int(np.prod(self.shape[:-1]))
-        self._indices = self._flat % max(self.shape[-1], 1)
-        self._indptr = np.searchsorted(self._flat, np.arange(rows + 1, dtype=np.int64) * self.shape[-1])
+        # Sorted and without duplicates, so that a row of pairs is a slice.
+        flat = np.unique(flat)
+        self._indices = (flat % max(self.shape[-1], 1)).astype(np.int32)
+        self._indptr = np.searchsorted(flat, np.arange(int(np.prod(self.shape[:-1])) + 1, dtype=np.int64) * self.shape[-1])
+
+    @cached_property
+    def _flat(self) -> np.ndarray:
+        """Row · columns + column of each pair, ascending."""
+        rows = np.arange(len(self._indptr) - 1, dtype=np.int64) * self.shape[-1]
+        return np.repeat(rows, np.diff(self._indptr)) + self._indices
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if it has another shape than a call."""
@@ -132,7 +157,7 @@ class SparseMatrixMask(Pattern):
     def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
         """Return the runs of keys that some row sees; keys that lie less than a tile's word apart share a range."""
         first = i0 + (head * self.shape[-2] if self.by_head else 0)
-        keys, counts = np.unique(self._indices[self._indptr[first] : self._indptr[first + i1 - i0]], return_counts=True)
+        keys, counts = np.unique(self._indices[self._indptr[first] : self._indptr[first + i1 - i0]].astype(np.int64), return_counts=True)
         if not keys.size:
             return [], [], []
         edges = np.flatnonzero(np.diff(keys) > 32) + 1
@@ -143,7 +168,7 @@ class SparseMatrixMask(Pattern):
         return starts, stops, full
 
     def __repr__(self) -> str:
-        return f"SparseMatrixMask({self.shape}, {self._flat.size} pairs)"
+        return f"SparseMatrixMask({self.shape}, {self._indices.size} pairs)"
 
 
 class RowsOf(Pattern):
@@ -159,6 +184,10 @@ class RowsOf(Pattern):
         self.first: int = pattern.first + first if isinstance(pattern, RowsOf) else first
         self.by_head, self.by_batch, self.scattered = pattern.by_head, pattern.by_batch, pattern.scattered
 
+    def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
+        """Raise: which of its rows a call would have is for the call to say."""
+        raise DimensionMismatchError(f"mask must start at its own row 0, got {self!r}: pass the pattern itself, explicit pairs go by the index of a row")
+
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Ask the pattern about its own rows."""
         return self.pattern.allowed(i + self.first, j, head=head, batch=batch)
@@ -173,6 +202,29 @@ class RowsOf(Pattern):
 
     def __repr__(self) -> str:
         return f"RowsOf({self.pattern!r}, {self.first})"
+
+
+def _canonical_rows(matrix: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return indptr and indices of a CSR matrix whose rows are sorted and without duplicates; else None.
+
+    What scipy remembers of that is not asked: it goes stale when somebody writes to the arrays.
+    """
+    if matrix.format != "csr":
+        return None
+    rows, columns = matrix.shape
+    indptr, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
+    if indptr.shape != (rows + 1,) or indptr[0] != 0 or np.any(indptr[1:] < indptr[:-1]) or indptr[-1] > indices.size:
+        return None
+    indices = indices[: indptr[-1]]
+    if indices.size and not (indices.min() >= 0 and indices.max() < columns):
+        return None
+    falls = np.flatnonzero(indices[1:] <= indices[:-1]) + 1
+    # Where a key isn't larger than the one before it, a row has to begin.
+    begins = np.zeros(indices.size + 1, bool)
+    begins[indptr[:-1]] = True
+    if not begins[falls].all():
+        return None
+    return indptr.astype(np.int64), indices.astype(np.int32)  # copies: the pattern stays what it is whatever happens to the matrix
 
 
 def _runs(kinds: np.ndarray) -> Ranges:

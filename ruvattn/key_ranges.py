@@ -1,6 +1,7 @@
 """Ranges of keys, as `Pattern.ranges` gives them, and their algebra: what is seen by all rows, by some, by none.
 
     known_ranges(pattern, i0, i1, lk)     asks a pattern by its own row blocks, and checks the answer
+    answered(pattern, i, j)               asks it about pairs, and checks the answer
     combined(kind, …)                     and, or, over several such answers;  complement()
 
 A key that every row of a block sees has level 2, one that `allowed` has to decide has 1, and one that no row sees 0. Then ``and`` is the minimum,
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .errors import InvalidInputError
+from .errors import DimensionMismatchError, InvalidInputError
 from .validation import FAR
 
 if TYPE_CHECKING:
     from .patterns import Pattern
 
-__all__ = ["KeyRanges", "combined", "complement", "known_ranges", "row_block"]
+__all__ = ["KeyRanges", "answered", "combined", "complement", "known_ranges", "row_block"]
 
 
 class KeyRanges(NamedTuple):
@@ -92,6 +93,41 @@ def row_block(pattern: Pattern) -> int:
     if step < 1:
         raise InvalidInputError(f"{type(pattern).__name__}.row_block must be a positive int, got {pattern.row_block!r}")
     return step
+
+
+def answered(pattern: Pattern, i: np.ndarray, j: np.ndarray, head: int, batch: int) -> np.ndarray:
+    """Ask `allowed`.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Any.
+    i, j, head, batch : ndarray, int
+        As for `Pattern.allowed`.
+
+    Returns
+    -------
+    ndarray of bool
+        Of the shape of ``i`` and ``j`` together, perhaps by strides of 0.
+
+    Raises
+    ------
+    InvalidInputError, DimensionMismatchError
+        If the pattern answers what it must not.
+    """
+    answer = pattern.allowed(i, j, head=head, batch=batch)
+    name = f"{type(pattern).__name__}.allowed"
+    try:
+        answer = np.asarray(answer)
+    except ValueError as error:
+        raise InvalidInputError(f"{name} must return an array of booleans: {error}") from None
+    if answer.dtype != np.bool_:
+        raise InvalidInputError(f"{name} must return booleans, got {answer.dtype}")
+    shape = np.broadcast_shapes(np.shape(i), np.shape(j))
+    try:
+        return np.broadcast_to(answer, shape)
+    except ValueError:
+        raise DimensionMismatchError(f"{name} must return an array that broadcasts to {shape}, got {answer.shape}") from None
 
 
 def _asked(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> KeyRanges:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .errors import InvalidInputError
 from .explicit_patterns import BoolMask, SparseMatrixMask
-from .key_ranges import KeyRanges, combined, complement, known_ranges
+from .key_ranges import KeyRanges, answered, combined, complement, known_ranges
 from .patterns import Pattern
 from .validation import is_scipy_sparse
 
@@ -44,6 +45,11 @@ class _Combined(Pattern):
     _symbol: str
 
     def __init__(self, *operands: Pattern) -> None:
+        for operand in operands:
+            if not isinstance(operand, Pattern):
+                raise InvalidInputError(f"operands of {type(self).__name__} must be patterns, got {type(operand).__name__}: a & b takes arrays, too")
+        if not operands:
+            raise InvalidInputError(f"{type(self).__name__} must have at least one operand")
         self.operands = operands
         self.by_head = any(operand.by_head for operand in operands)
         self.by_batch = any(operand.by_batch for operand in operands)
@@ -64,10 +70,7 @@ class _Combined(Pattern):
             operand.check_fits(lead, heads, lq, lk)
 
     def _answers(self, i: np.ndarray, j: np.ndarray, head: int, batch: int) -> list[np.ndarray]:
-        return [
-            np.asarray(operand.allowed(i, j, head=head if operand.by_head else 0, batch=batch if operand.by_batch else 0))
-            for operand in self.operands
-        ]
+        return [answered(operand, i, j, head if operand.by_head else 0, batch if operand.by_batch else 0) for operand in self.operands]
 
     def _known(self, i0: int, i1: int, lk: int, head: int, batch: int) -> list[KeyRanges]:
         return [
@@ -122,10 +125,11 @@ class And(_Combined):
             return super().pairs(i0, i1, lk, head=head, batch=batch)
         indptr, indices = listing.pairs(i0, i1, lk, head=head if listing.by_head else 0, batch=batch if listing.by_batch else 0)
         i = np.repeat(np.arange(i0, i1, dtype=np.int64), np.diff(indptr))
-        kept = np.ones(indices.shape, bool)
+        j = indices.astype(np.int64, copy=False)  # narrower ones would overflow in what a pattern computes with them
+        kept = np.ones(j.shape, bool)
         for operand in self.operands:
             if operand is not listing:
-                kept &= operand.allowed(i, indices, head=head if operand.by_head else 0, batch=batch if operand.by_batch else 0)
+                kept &= answered(operand, i, j, head if operand.by_head else 0, batch if operand.by_batch else 0)
         return np.concatenate([[0], np.cumsum(kept)])[indptr], indices[kept]
 
     def only(self, left: list[Pattern]) -> Pattern | None:

@@ -102,8 +102,8 @@ class Pattern:
         -------
         indptr : ndarray of int64, (i1 − i0 + 1,)
             Where the keys of each row begin in ``indices``.
-        indices : ndarray of int64
-            Sorted within a row, each once.
+        indices : ndarray of int
+            Each once in its row.
         """
         from .planning import listed_pairs
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from .errors import DimensionMismatchError, InvalidInputError
-from .key_ranges import known_ranges, row_block
+from .key_ranges import answered, known_ranges, row_block
 from .patterns import Pattern
 
-__all__ = ["Plan", "listed_pairs", "plans"]
+__all__ = ["Plan", "kept", "listed_pairs", "plans"]
 
 BLOCK_ROWS = 32
 """Rows that share segments, about: a multiple of the kernel's lanes. Fewer fit a narrow pattern better, more cost less to plan."""
@@ -47,7 +46,10 @@ WHOLE = 32
 """Keys that all rows see are a segment without bits where there are so many of them in a row."""
 
 KEPT_BYTES = 1 << 26
-"""What all plans that are kept take together; those of one call, a quarter of it at the most."""
+"""What all that is kept takes together; one call's, a quarter of it at the most."""
+
+KEPT_OBJECTS = 3072
+"""What the objects around the arrays of a thing that is kept take, about: more than the arrays of a call with one query for each step of decoding."""
 
 
 @dataclass
@@ -126,10 +128,10 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
         offsets = np.zeros_like(offsets)
     by_batch = bool(pattern.by_batch) or np.unique(offsets).size > 1
     offsets = offsets if by_batch else offsets[:1]
-    key = (lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes)
-    kept = _KEPT.find(pattern, key)
-    if kept is not None:
-        yield from kept
+    key = ("plans", lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes)
+    known = _KEPT.find(pattern, key)
+    if known is not None:
+        yield from known
         return
     made: list[Plan] | None = []
     size = 0
@@ -230,18 +232,7 @@ def _portions(starts: np.ndarray, stops: np.ndarray, step: int) -> Iterator[tupl
 def _answer(pattern: Pattern, i0: int, i1: int, j: np.ndarray, head: int, batch: int) -> np.ndarray:
     """Ask `allowed` about all rows and some keys."""
     i = np.arange(i0, i1, dtype=np.int64)[:, None]
-    name = f"{type(pattern).__name__}.allowed"
-    answer = pattern.allowed(i, j[None, :].copy(), head=head, batch=batch)  # a copy: what a pattern writes to it is its own affair
-    try:
-        answer = np.asarray(answer)
-    except ValueError as error:
-        raise InvalidInputError(f"{name} must return an array of booleans: {error}") from None
-    if answer.dtype != np.bool_:
-        raise InvalidInputError(f"{name} must return booleans, got {answer.dtype}")
-    try:
-        return np.broadcast_to(answer, (i1 - i0, j.size))
-    except ValueError:
-        raise DimensionMismatchError(f"{name} must return an array that broadcasts to {(i1 - i0, j.size)}, got {answer.shape}") from None
+    return answered(pattern, i, j[None, :].copy(), head, batch)  # a copy: what a pattern writes to it is its own affair
 
 
 def _runs(answer: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -263,9 +254,10 @@ def _runs(answer: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarra
     kind = np.where(soft | ((kind == 2) & (length < WHOLE) & beside), 1, kind)
     keep = np.ones(kind.size, bool)
     keep[1:] = (kind[1:] != kind[:-1]) | border[a[1:]]
+    # A gap between long runs that all rows see has joined nothing, and is no segment.
+    seen = np.logical_or.reduceat(kinds[a] > 0, np.flatnonzero(keep)) if kinds.size else np.zeros(0, bool)
     a, kind = a[keep], kind[keep]
     b = np.append(a[1:], kinds.size)
-    seen = kind > 0
     return a[seen], b[seen], kind[seen] == 1
 
 
@@ -323,50 +315,77 @@ def listed_pairs(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: 
     return indptr.astype(np.int64), np.concatenate(indices) if indices else np.zeros(0, np.int64)
 
 
-# --- kept plans -------------------------------------------------------------------------------------------------------------------
+# --- kept for the next call -------------------------------------------------------------------------------------------------------
 
 
 class _Kept:
-    """Plans of earlier calls, by the pattern object; the longest unused go first, and all of a pattern's when it goes."""
+    """What was made for patterns in earlier calls, by the pattern object; the longest unused goes first, and all of a pattern's when it goes."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._plans: OrderedDict[tuple[int, Any], tuple[list[Plan], int]] = OrderedDict()
+        self._things: OrderedDict[tuple[int, Any], tuple[Any, int]] = OrderedDict()
         self._owners: dict[int, Any] = {}
         self._bytes = 0
 
-    def find(self, pattern: Pattern, key: Any) -> list[Plan] | None:
+    def find(self, pattern: Pattern, key: Any) -> Any:
         with self._lock:
             # By identity: a pattern may be compared in ways that say nothing about its pairs.
             reference = self._owners.get(id(pattern))
             if reference is None or reference() is not pattern:
                 return None
-            found = self._plans.get((id(pattern), key))
+            found = self._things.get((id(pattern), key))
             if found is None:
                 return None
-            self._plans.move_to_end((id(pattern), key))
+            self._things.move_to_end((id(pattern), key))
             return found[0]
 
-    def keep(self, pattern: Pattern, key: Any, plans: list[Plan], size: int) -> None:
+    def keep(self, pattern: Pattern, key: Any, thing: Any, size: int) -> None:
         number = id(pattern)
+        size += KEPT_OBJECTS
         try:
             reference = weakref.ref(pattern, lambda _: self._forget(number))
         except TypeError:  # a class with slots and no place for it
             return
         with self._lock:
             self._owners.setdefault(number, reference)
-            replaced = self._plans.pop((number, key), None)
+            replaced = self._things.pop((number, key), None)
             self._bytes += size - (replaced[1] if replaced else 0)
-            self._plans[number, key] = plans, size
+            self._things[number, key] = thing, size
             while self._bytes > KEPT_BYTES:
-                _, (_, freed) = self._plans.popitem(last=False)
+                _, (_, freed) = self._things.popitem(last=False)
                 self._bytes -= freed
 
     def _forget(self, number: int) -> None:
         with self._lock:
             self._owners.pop(number, None)
-            for key in [key for key in self._plans if key[0] == number]:
-                self._bytes -= self._plans.pop(key)[1]
+            for key in [key for key in self._things if key[0] == number]:
+                freed = self._things.pop(key)[1]  # which may collect garbage, and so come here once more
+                self._bytes -= freed
 
 
 _KEPT = _Kept()
+
+
+def kept(pattern: Pattern, key: Any, make: Callable[[], Any]) -> Any:
+    """Return what was made for a pattern in an earlier call, or make it now and keep it if it is small.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Whose it is; by identity.
+    key : hashable
+        What it is, and for which call.
+    make : callable
+        Makes it; it has an attribute ``nbytes``.
+
+    Returns
+    -------
+    object
+        What ``make`` returned, now or earlier.
+    """
+    found = _KEPT.find(pattern, key)
+    if found is None:
+        found = make()
+        if found.nbytes <= KEPT_BYTES // 4:
+            _KEPT.keep(pattern, key, found, found.nbytes)
+    return found

@@ -15,7 +15,7 @@ from .patterns import Pattern
 from .scores import Dot, Tile
 from .validation import is_scipy_sparse
 
-__all__ = ["attention", "attention_logits", "attention_weights"]
+__all__ = ["attention", "attention_logits", "attention_weights", "edge_attention"]
 
 
 def attention(
@@ -51,7 +51,7 @@ def attention(
     lse : ndarray, (..., Hq, Lq)
         Only with ``return_lse``.
     """
-    from .functional import as_aggregate
+    from .running import as_aggregate
 
     how = as_aggregate(aggregate)
     logits = attention_logits(q, k, precision=precision, **options)
@@ -176,7 +176,7 @@ def attention_logits(
 
 
 def _scores(q: np.ndarray, k: np.ndarray, score: Any, scale: Any, row_pos: np.ndarray) -> np.ndarray:
-    from .functional import as_score
+    from .running import as_score
 
     heads, group = q.shape[-3], q.shape[-3] // k.shape[-3]
     score = as_score(score)
@@ -265,3 +265,146 @@ def _dropped(weights: np.ndarray, dropout: float, seed: int | None) -> np.ndarra
     for at, index in enumerate(np.ndindex(weights.shape[:-2])):
         kept[index] = kept_weights(dropout, seed, at // heads, at % heads, np.arange(lq), lk)
     return weights * kept / (1 - dropout)
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------------------
+
+
+def edge_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    indptr: Any,
+    indices: Any,
+    *,
+    score: Any = "dot",
+    aggregate: Any = None,
+    bias: Any = None,
+    edge_terms: Any = None,
+    edge_attr: Any = None,
+    scale: Any = None,
+    softcap: float | None = None,
+    sinks: Any = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    return_lse: bool = False,
+    return_weights: bool = False,
+    precision: Any = np.float64,
+) -> Any:
+    """Attention over edges in float64, one row of one head after another.
+
+    Parameters
+    ----------
+    q, k, v, indptr, indices : array
+        As for `ruvattn.edge_attention`.
+    score, aggregate, bias, edge_terms, edge_attr, scale, softcap, sinks, dropout, seed : optional
+        As for `ruvattn.edge_attention`; a dropout needs its seed.
+    return_lse, return_weights : bool, default False
+        As for `ruvattn.edge_attention`.
+    precision : dtype, default float64
+        What to compute in.
+
+    Returns
+    -------
+    out : ndarray, (..., Hq, Lq, Dv)
+        In `precision`.
+    lse : ndarray, (..., Hq, Lq)
+        Only with ``return_lse``.
+    weights : ndarray, (..., Hq, E)
+        Only with ``return_weights``.
+    """
+    from .running import as_aggregate
+
+    q, k, v = (np.asarray(x).astype(precision) for x in (q, k, v))
+    indptr, indices = np.asarray(indptr, np.int64), np.asarray(indices, np.int64)
+    single = q.ndim == 2
+    if single:
+        q, k, v = q[None], k[None], v[None]
+    lead, (heads, lq, _) = q.shape[:-3], q.shape[-3:]
+    edges, group = indices.size, heads // k.shape[-3]
+    attr = np.zeros((edges, 0), precision) if edge_attr is None else np.asarray(edge_attr).astype(precision)
+    terms = np.zeros((edges, 0), precision) if edge_terms is None else np.asarray(edge_terms).astype(precision)
+    terms = np.broadcast_to(terms, (heads, *terms.shape[-2:]))
+    biases = np.broadcast_to(np.zeros((), precision) if bias is None else np.asarray(bias).astype(precision), (*lead, heads, edges))
+    how, rule = as_aggregate(aggregate), _EdgeScore(score, scale, q)
+
+    weights = np.zeros((*lead, heads, edges), precision)
+    lse = np.zeros((*lead, heads, lq), precision)
+    rows: dict[tuple[int, ...], np.ndarray] = {}
+    for batch, index in enumerate(np.ndindex(lead)):
+        for i in range(lq):
+            own = slice(indptr[i], indptr[i + 1])
+            j = indices[own]
+            keys = np.stack([np.concatenate([x[j], attr[own]], axis=-1) for x in k[index]])
+            for h in range(heads):
+                s = rule.logits(index, h, i, keys, j, terms[h, own])
+                if softcap is not None:
+                    s = softcap * np.tanh(s / softcap)
+                s = np.where(np.isneginf(biases[index][h, own]), -np.inf, s + biases[index][h, own])
+                seen = ~np.isneginf(s)
+                w, total = _softmax(s[None, :], None if sinks is None else np.asarray(sinks)[h : h + 1])
+                if dropout:
+                    assert seed is not None
+                    w = w * kept_weights(dropout, seed, batch, h, np.array([i]), k.shape[-2])[:, j] / (1 - dropout)
+                weights[index][h, own], lse[index][h, i] = w[0], total[0]
+                if not seen.any():
+                    continue
+                values = np.concatenate([v[index][h // group][j], attr[own]], axis=-1)[seen]
+                if how.linear:
+                    rows[(*index, h, i)] = how.finish(w[:, seen] @ how.values(values))[0]
+                else:
+                    rows[(*index, h, i)] = how.reduce(w[:, seen], values)[0]
+    width = len(next(iter(rows.values()))) if rows else v.shape[-1] + attr.shape[-1]
+    out = np.zeros((*lead, heads, lq, width), precision)
+    for at, row in rows.items():
+        out[at] = row
+    found = [out, lse, weights]
+    if single:
+        found = [x[0] for x in found]
+    found = [x for x, wanted in zip(found, (True, return_lse, return_weights), strict=True) if wanted]
+    return tuple(found) if len(found) > 1 else found[0]
+
+
+class _EdgeScore:
+    """A score for one row of edges at a time."""
+
+    def __init__(self, score: Any, scale: Any, q: np.ndarray) -> None:
+        import copy
+
+        from .running import as_score
+
+        self.q = q
+        self.score = copy.copy(as_score(score))
+        params = dict(self.score.params)
+        if scale is not None:
+            params["scale"] = scale
+        if isinstance(self.score, Dot) and params["scale"] is None:
+            params["scale"] = 1 / np.sqrt(q.dtype.type(q.shape[-1]))
+        self.score.params = params  # type: ignore[misc]
+        self.rows = [np.broadcast_to(term, q.shape[:-1]) for term in self.score.row_terms(q, np.arange(q.shape[-2]))]
+
+    def logits(self, index: tuple[int, ...], h: int, i: int, keys: np.ndarray, positions: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Logits (n,) of row i of head h over the keys (Hk, n, D) of its edges, which stand at ``positions`` and have terms (n, R)."""
+        score, dtype, heads = self.score, self.q.dtype, self.q.shape[-3]
+        row, own = self.q[(*index, h, i)][None, :], keys[h * len(keys) // heads]
+        cols = []
+        for term in score.col_terms(keys.reshape(*[1] * len(index), *keys.shape), positions):
+            term = np.asarray(term)
+            of = heads if term.ndim > 1 and term.shape[-2] == heads else len(keys)
+            term = np.broadcast_to(term, (*[1] * len(index), of, len(positions)))
+            cols.append(term.reshape(of, -1)[h * of // heads][None, :])
+        cols += [term[None, :] for term in terms.T]
+        splits = (row.shape[-1],) if score.splits is None else score.splits
+        starts = np.cumsum((0, *splits))
+        dots = np.zeros((len(splits), 1, len(positions)), dtype)
+        for c, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+            dots[c] = row[:, first:last] @ own[:, first:last].T
+        tile = Tile(
+            dots,
+            tuple(np.array(term[(*index, h, i)], dtype).reshape(1, 1) for term in self.rows),
+            tuple(np.array(term, dtype) for term in cols),
+            {name: np.asarray(value, dtype)[h] if np.ndim(value) else dtype.type(value) for name, value in score.params.items()},
+            row if score.vectors else None,
+            own if score.vectors else None,
+        )
+        return score.logits(tile)[0]

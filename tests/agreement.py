@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 import ruvattn
-from ruvattn import functional, isa, reference
+from ruvattn import isa, reference, running
 
 FLOATS = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 DTYPES = {**FLOATS, "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -96,10 +96,10 @@ def use_isa(name: str) -> Iterator[None]:
     from importlib import import_module
 
     assert name in isa.supported_isas()
-    before = dict(functional._kernels)
-    functional._kernels.update({dtype: import_module(f"ruvattn.kernels.tile_{name}_{dtype.name}") for dtype in FLOATS.values()})
+    before = dict(running._kernels)
+    running._kernels.update({dtype: import_module(f"ruvattn.kernels.tile_{name}_{dtype.name}") for dtype in FLOATS.values()})
     try:
         yield
     finally:
-        functional._kernels.clear()
-        functional._kernels.update(before)
+        running._kernels.clear()
+        running._kernels.update(before)

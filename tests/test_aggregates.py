@@ -8,7 +8,7 @@ import scipy.sparse
 from agreement import DTYPES, FLOATS, assert_close, compute_dtype, make, oracle_dtype, same_bits
 
 import ruvattn
-from ruvattn import Aggregate, WeightedSum, attention, functional, reference
+from ruvattn import Aggregate, WeightedSum, attention, reference, running
 from ruvattn.errors import DimensionMismatchError, InvalidInputError, UnsupportedError
 
 
@@ -208,7 +208,7 @@ def test_a_nonlinear_aggregate_gets_whole_rows_of_one_head_and_its_values():
 def test_a_nonlinear_aggregate_in_portions_of_rows_is_the_same(option, monkeypatch):
     whole = _check(Spread, np.float32, **OPTIONS[option])
     for limit in (1, 2 * 4 * 40 * 7):
-        monkeypatch.setattr(functional, "REDUCED", limit)
+        monkeypatch.setattr(running, "REDUCED", limit)
         assert_close(_check(Spread, np.float32, **OPTIONS[option]), whole, 1e-5)
 
 
@@ -227,7 +227,7 @@ def test_portions_of_rows_keep_their_positions_for_scores_and_patterns(monkeypat
         def allowed(self, i, j, *, head=0, batch=0):
             return (i - j) % 3 == 0
 
-    monkeypatch.setattr(functional, "REDUCED", 2 * 4 * 40 * 7)
+    monkeypatch.setattr(running, "REDUCED", 2 * 4 * 40 * 7)
     bias = np.random.default_rng(0).standard_normal((30, 40)).astype(np.float32)
     for options in ({"score": Alibi()}, {"mask": Stripes()}, {"bias": bias}, {"window": (3, 2)}):
         _check(Spread, np.float32, query_offset=np.array([4, -2]), **options)

@@ -13,6 +13,7 @@ from .fold cimport python_score, tile
 from .openmp cimport omp_get_thread_num
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
+from .select cimport merge_heaps, reset_heaps, save_heaps, write_heaps
 from .softmax cimport settle
 from .vector cimport REAL_MAX, VLEN, exp_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
 from .wide cimport wide_row
@@ -22,8 +23,8 @@ cdef enum:
 
 
 cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
-    """Numbers in the unnormalised state of a block, as save_state writes it."""
-    return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (p.dv + 2)
+    """Numbers in the unnormalised state of a block, as save_state writes it: reference, total, and the output or the heap (a key is as one number)."""
+    return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (2 + (p.dv if p.top_k == 0 else 2 * p.top_k + 1))
 
 
 cdef inline void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w) noexcept nogil:
@@ -45,9 +46,12 @@ cdef inline void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
             w.interval[panel * 2 * nr + nr + i] = <urint>row_high(p, b, row)
             if p.dropout:
                 w.drop[panel * nr + i] = row_key(key, row)
+        if p.top_k > 0:
+            reset_heaps(panel, m, w)
         panel += 1
         i0 += nr
-    memset(w.o, 0, panel * p.dv * nr * sizeof(real))
+    if p.top_k == 0:
+        memset(w.o, 0, panel * p.dv * nr * sizeof(real))
 
 
 cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
@@ -198,8 +202,11 @@ cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
 
 cdef inline void save_state(const Problem *p, Py_ssize_t panels, const Scratch *w, real *partial) noexcept nogil:
     cdef Py_ssize_t nr = 2 * VLEN, panel
-    memcpy(partial, w.o, panels * p.dv * nr * sizeof(real))
-    partial += panels * p.dv * nr
+    if p.top_k > 0:
+        partial = save_heaps(p, panels * nr, w, partial)
+    else:
+        memcpy(partial, w.o, panels * p.dv * nr * sizeof(real))
+        partial += panels * p.dv * nr
     for panel in range(panels):
         memcpy(partial + panel * 2 * nr, w.state + panel * 4 * nr, 2 * nr * sizeof(real))
 
@@ -207,7 +214,7 @@ cdef inline void save_state(const Problem *p, Py_ssize_t panels, const Scratch *
 cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *partial, Scratch *w) noexcept nogil:
     """Fold another split's state into the one in the scratch: both to the larger reference, then add."""
     cdef Py_ssize_t nr = 2 * VLEN, panel, half, c
-    cdef const real *other = partial + panels * p.dv * nr
+    cdef const real *other = partial + panels * p.dv * nr if p.top_k == 0 else merge_heaps(p, panels * nr, partial, w)
     cdef real *state
     cdef real *o
     cdef const real *add
@@ -225,7 +232,7 @@ cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *pa
             v_store(state + nr, v_load(state + nr) * a + v_load(other + panel * 2 * nr + nr + half * VLEN) * t)
             o = w.o + panel * p.dv * nr + half * VLEN
             add = partial + panel * p.dv * nr + half * VLEN
-            for c in range(p.dv):
+            for c in range(p.dv if p.top_k == 0 else 0):
                 v_store(o + c * nr, v_load(o + c * nr) * a + v_load(add + c * nr) * t)
 
 
@@ -276,7 +283,11 @@ cdef inline int repair(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
 cdef inline int conclude(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Scratch *w, Part *parts) noexcept nogil:
     """Write rows [r0, r1) and see to those that finish() doesn't trust. Rows without a weight alone, mostly masked ones, leave the others be."""
     cdef bint broken = False
-    cdef int bad = finish(p, b, h, r0, r1, w, &broken)
+    cdef int bad
+    if p.top_k > 0:
+        write_heaps(p, b, h, r0, r1, w)
+        return 0
+    bad = finish(p, b, h, r0, r1, w, &broken)
     if broken:
         return repair(p, b, h, r0, r1, w, parts)
     return widen(p, b, h, r0, bad, w)

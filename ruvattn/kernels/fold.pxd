@@ -2,6 +2,7 @@
 """One tile: its dots, its score in whatever form, masks, softmax, and the product with the values, folded into the state of its panel.
 
     gather_mask → tile_dots → compiled_score | python_score → softcap, bias, masks → tile_softmax → drop → values_tile
+                                                                           └─► logits, or select_tile, where no output is wanted
 """
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
@@ -11,6 +12,7 @@ from .masks cimport add_bias, blend_bits, blend_interval, gather_mask
 from .microkernel cimport dots_tile, values_tile, values_tile_marked
 from .panel cimport unpack_panel
 from .problem cimport Part, Problem, Scratch
+from .select cimport select_tile
 from .softmax cimport tile_softmax, tile_top
 from .vector cimport VLEN, real, tanh_v, urint, v_eq, v_load, v_select, v_set1, v_store, v_transpose, vreal
 
@@ -195,12 +197,18 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
             unpack_panel(s + at * nr, nr, m, parts[part].n, alpha, p.logits + ((b * p.heads + h) * p.lq + i0) * p.lk + parts[part].start, p.lk, top)
             at += parts[part].n
         return
+    if p.top_k > 0:
+        select_tile(p, panel, parts, n_parts, s, w)
+        if p.lse == NULL:
+            return
     # softmax, dropout
     if not (masked or plain):
         tile_top(s, n, top)
     if marked:
         memcpy(w.t, s, n * nr * sizeof(real))
     tile_softmax(s, n, top, state, state + nr, alpha)
+    if p.top_k > 0:
+        return
     if p.dropout:
         at = 0
         for part in range(n_parts):

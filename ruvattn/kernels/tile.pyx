@@ -54,6 +54,7 @@ cdef enum:
     TILE_BYTES = 960       # a number for each key of a tile: 240 floats, 120 doubles, multiples of six, so that the micro-kernel has no rest
     PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024      # keys of a split at the least
+    HEAP_ENTRY = 12        # a logit and its key
     PLAIN_HEADS = 64       # what the short way keeps on the stack
     PLAIN_BATCH = 16
     PLAIN_LENGTH = 0x3FFFFFFF
@@ -178,6 +179,11 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.drop = <urint *>take(arena, panels * nr, sizeof(urint))
     w.words = <urint *>take(arena, ((keys + 31) // 32 + 1) * nr, sizeof(urint))
     w.bad = <int *>take(arena, p.block_rows, sizeof(int))
+    if p.top_k > 0:
+        w.heap = <real *>take(arena, panels * nr * p.top_k, sizeof(real))
+        w.heap_key = <int *>take(arena, panels * nr * p.top_k, sizeof(int))
+        w.heap_count = <int *>take(arena, panels * nr, sizeof(int))
+        w.heap_least = <real *>take(arena, panels * nr, sizeof(real))
     parts[0] = <Part *>take(arena, keys if p.plan_ptr != NULL else 1, sizeof(Part))
 
 
@@ -276,7 +282,7 @@ cdef void choose_blocks(Problem *p, bint few) noexcept:
     while p.python == NULL and p.block_rows > 4 * nr and items * ((p.rows_here + p.block_rows - 1) // p.block_rows) < 8:
         p.block_rows //= 2
     # queries and outputs of a block stay in the second-level cache, however wide they are
-    while p.block_rows > nr and p.block_rows * (p.d + p.dv) * <Py_ssize_t>sizeof(real) > BLOCK_BYTES:
+    while p.block_rows > nr and p.block_rows * ((p.d + p.dv) * <Py_ssize_t>sizeof(real) + p.top_k * HEAP_ENTRY) > BLOCK_BYTES:
         p.block_rows //= 2
     if p.rows_here < p.block_rows:
         p.block_rows = p.rows_here
@@ -305,7 +311,7 @@ cdef int execute(Problem *p, int threads, object score) except -1:
     p.raised = <void *>raised
     p.stop = &stop
     few = (p.group * p.lq <= FEW_ROWS and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
-           and p.planes == 1)
+           and p.top_k == 0 and p.planes == 1)
     choose_blocks(p, few)
     if p.python != NULL:
         pad = np.zeros((p.planes if p.planes > 0 else 1, (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN),
@@ -390,8 +396,10 @@ cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
 def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not None, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray scale not None, *,
            bint causal=False, Py_ssize_t left=-1, Py_ssize_t right=-1, cnp.ndarray position=None, cnp.ndarray key_length=None,
            cnp.ndarray mask=None, cnp.ndarray bias=None, double softcap=0, cnp.ndarray sinks=None, double dropout=0, unsigned long long seed=0,
-           object plan=None, object score=None, cnp.ndarray logits=None, int threads=1):
-    """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``.
+           object plan=None, object score=None, cnp.ndarray logits=None, cnp.ndarray chosen=None, int threads=1):
+    """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``, or with
+    ``chosen`` (..., Hq, Lq, top_k) the largest logits of each row into ``logits`` of that shape, their keys into ``chosen``, and the lse of the whole row
+    into ``lse`` where it is given.
 
     Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits,
     scale (Hq,), sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by
@@ -471,7 +479,12 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
                 p.forward_data = PyCapsule_GetContext(capsule)
             else:
                 p.python = <void *>score
-        if logits is not None:
+        if chosen is not None:
+            p.top_k = chosen.shape[chosen.ndim - 1]
+            p.chosen = <Py_ssize_t *>cnp.PyArray_DATA(chosen)
+            p.chosen_logits = <real *>cnp.PyArray_DATA(logits)
+            p.lse = <real *>cnp.PyArray_DATA(lse) if lse is not None else NULL
+        elif logits is not None:
             p.logits = <real *>cnp.PyArray_DATA(logits)
         return execute(&p, threads, score)
     finally:

@@ -159,6 +159,22 @@ cdef extern from *:
     #define v_ltu(a, b) ((vuint)((a) < (b)))
     #define v_same(a, bits) ((vuint)((vuint)(a) == (bits)))
     #define v_any(mask) ruvattn_any(mask)
+    /* a bit a lane, the first lowest: the move of the sign bits, where the processor has it */
+    #if defined(__AVX__) && RUVATTN_VECTOR_BYTES == 32 && !REAL_IS_DOUBLE
+      #define v_lanes(mask) ((unsigned int)__builtin_ia32_movmskps256((vreal)(mask)))
+    #elif defined(__AVX__) && RUVATTN_VECTOR_BYTES == 32
+      #define v_lanes(mask) ((unsigned int)__builtin_ia32_movmskpd256((vreal)(mask)))
+    #elif defined(__SSE2__) && RUVATTN_VECTOR_BYTES == 16 && !REAL_IS_DOUBLE
+      #define v_lanes(mask) ((unsigned int)__builtin_ia32_movmskps((vreal)(mask)))
+    #elif defined(__SSE2__) && RUVATTN_VECTOR_BYTES == 16
+      #define v_lanes(mask) ((unsigned int)__builtin_ia32_movmskpd((vreal)(mask)))
+    #else
+      static inline unsigned int v_lanes(vuint m) {
+          unsigned int bits = 0;
+          for (int i = 0; i < (int)VLEN; ++i) bits |= (unsigned int)(m[i] & 1) << i;
+          return bits;
+      }
+    #endif
     static inline int ruvattn_any(vuint m) {
         urint acc = 0;
         for (int i = 0; i < (int)VLEN; ++i) acc |= m[i];
@@ -172,6 +188,7 @@ cdef extern from *:
     #define v_ltu(a, b) ((urint)-(srint)((a) < (b)))
     #define v_same(a, bits) ((urint)-(srint)(v_ubits(a) == (bits)))
     #define v_any(mask) ((mask) != 0)
+    #define v_lanes(mask) ((unsigned int)((mask) & 1))
     #endif
     #endif
     """
@@ -207,6 +224,7 @@ cdef extern from *:
     vuint v_ltu(vuint a, vuint b) noexcept nogil
     vuint v_same(vreal a, vuint bits) noexcept nogil                # lanes of a that are these bits
     bint v_any(vuint mask) noexcept nogil
+    unsigned int v_lanes(vuint mask) noexcept nogil                 # a bit a lane of a comparison's mask
 
 
 cdef extern from *:

@@ -101,14 +101,14 @@ def _has_arithmetic(context: Any) -> bool:
 
 
 def _aggregate(context: Any) -> Aggregate:
-    from ..functional import as_aggregate
+    from ..running import as_aggregate
 
     return as_aggregate(context.options.get("aggregate"))
 
 
 def _is_positional(layer: Attention, arrays: Arrays) -> bool:
     """Tell whether positions enter: by a mask, a score, or because an offset shows."""
-    from ..functional import as_score
+    from ..running import as_score
     from . import scores
 
     out, context = layer.forward_with_context(*arrays)
