@@ -34,7 +34,7 @@ from .validation import (
     is_scipy_sparse,
 )
 
-__all__ = ["Call", "read_call"]
+__all__ = ["Call", "mask_pattern", "narrower", "read_call"]
 
 MAX_LENGTH = 2**30 - 1
 """Positions within a sequence are 32-bit numbers in the kernels."""
@@ -141,7 +141,7 @@ def read_call(
     if bias is not None:
         call.bias = _read_bias(bias, call)
     if mask is not None:
-        _read_mask(mask, call)
+        _read_pattern(mask_pattern(mask), call)
     if softcap is not None:
         call.softcap = _read_softcap(softcap, call)
     if sinks is not None:
@@ -308,15 +308,14 @@ def _read_bias(bias: Any, call: Call) -> np.ndarray:
     return array
 
 
-def _read_mask(mask: Any, call: Call) -> None:
+def mask_pattern(mask: Any) -> Pattern:
+    """Return the pattern that the argument ``mask`` of a call means, having seen that it is one."""
     if isinstance(mask, Pattern):
-        _read_pattern(mask, call)
-        return
+        return mask
     if isinstance(mask, type) and issubclass(mask, Pattern):
         raise InvalidInputError(f"mask must be an instance of {mask.__name__}, got the class: pass {mask.__name__}(…)")
     if is_scipy_sparse(mask):
-        _read_pattern(SparseMatrixMask(mask), call)
-        return
+        return SparseMatrixMask(mask)
     if isinstance(mask, str):
         raise InvalidInputError(
             f"mask must be a boolean array, a scipy.sparse array or a Pattern, got {mask!r}: ruvattn.registry.get_pattern makes one by name"
@@ -333,7 +332,7 @@ def _read_mask(mask: Any, call: Call) -> None:
         )
     if array.dtype != np.bool_:
         raise InvalidInputError(f"mask must be boolean, True where a query may attend, got {array.dtype}: write mask.astype(bool)")
-    call.mask = _broadcast(array, "mask", call)
+    return BoolMask(np.atleast_2d(array))
 
 
 def _read_pattern(pattern: Pattern, call: Call) -> None:
@@ -345,7 +344,7 @@ def _read_pattern(pattern: Pattern, call: Call) -> None:
 def _unknown(pattern: Pattern, call: Call) -> Pattern | None:
     """Hand on what the kernels know, and return the rest: the same object for the same pattern, by which its plans are kept."""
     kind = type(pattern)
-    if isinstance(pattern, And):
+    if isinstance(pattern, And) and kind is And:
         return pattern.only([rest for operand in pattern.operands if (rest := _unknown(operand, call)) is not None])
     if kind is Causal:
         call.causal = True

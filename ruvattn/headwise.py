@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .call import narrower
+from .call import mask_pattern, narrower
 from .context import Context
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .functional import attention
 from .interfaces import Attention, AttentionConfig
+from .patterns import Pattern
 from .scores import Dot, Score, head_params
 from .validation import (
     as_array,
@@ -87,8 +88,9 @@ class HeadwiseAttention(Attention):
     """Attention of heads that each see a part of the width.
 
     A subclass sets `attention_type` to the name that it is registered by, and may override `project_inputs`, `project_output` and, where the
-    output has another width than the values, `output_dim`. Its constructor names its own options, hands them on in `own`, and takes those
-    below too, mostly as ``**options``: a variant is made anew from its configuration, which has them all.
+    output has another width than the values, `output_dim`; `own_mask` for a pattern of its own; `attend_heads` for all that comes between. Its
+    constructor names its own options, hands them on in `own`, and takes those below too, mostly as ``**options``: a variant is made anew from its
+    configuration, which has them all.
 
     Parameters
     ----------
@@ -130,6 +132,8 @@ class HeadwiseAttention(Attention):
     """
 
     attention_type: ClassVar[str]
+    positional: bool = False
+    """Whether `own_mask` goes by the position of a query."""
 
     def __init__(
         self,
@@ -209,7 +213,7 @@ class HeadwiseAttention(Attention):
         self._causal, self._window = options["causal"], options["window"]
         self._check_finite, self._max_keys = options["check_finite"], options["max_keys"]
         # A score that isn't the dot product may look at positions.
-        self._positional = self._causal or self._window is not None or type(made) is not Dot
+        self._positional = self.positional or self._causal or self._window is not None or type(made) is not Dot
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -286,7 +290,10 @@ class HeadwiseAttention(Attention):
         """
         inputs = self._read_inputs(q, k, v, _NAMES)
         options = self._constant.copy()
-        if mask is not None:
+        own = self.own_mask(inputs[0].shape[-2], inputs[1].shape[-2], False)
+        if own is not None:
+            options["mask"] = own if mask is None else own & mask_pattern(mask)
+        elif mask is not None:
             options["mask"] = mask
         if bias is not None:
             options["bias"] = bias
@@ -368,6 +375,9 @@ class HeadwiseAttention(Attention):
             options["causal"] = True
         if self._window is not None:
             options["window"] = self._window
+        own = self.own_mask(1 if self._positional else inputs[0].shape[-2], inputs[1].shape[-2], True)
+        if own is not None:
+            options["mask"] = own
         if self._positional:
             options["query_offset"] = "end"
         self._add_dropout(options, None, None)
@@ -414,6 +424,66 @@ class HeadwiseAttention(Attention):
             out[...] = merged
         return out
 
+    def own_mask(self, lq: int, lk: int, single: bool) -> Pattern | None:
+        """Return the pattern that is the variant's own, to be ANDed with the masks of a call: none here.
+
+        Parameters
+        ----------
+        lq, lk : int
+            Queries and keys.
+        single : bool
+            Whether each query is on its own, at the last key: in `forward` and `forward_batch`. There is one row then where the variant is
+            `positional`.
+
+        Returns
+        -------
+        Pattern or None
+            The same object as long as it is the same set: what is planned for it is kept.
+        """
+        return None
+
+    def attend_heads(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any], out: np.ndarray | None, threads: int | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Compute attention of the heads that the inputs were split into: here, by `ruvattn.attention`.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., H, L, width)
+            Queries, keys and values.
+        options : dict
+            Arguments of `ruvattn.attention`: the variant's own and those of the call.
+        out : ndarray, optional
+            Where to write the result.
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        out, lse : ndarray
+            As `ruvattn.attention` returns them.
+        options : dict
+            With which `ruvattn.attention` gives the same: for the context.
+        """
+        return *attention(q, k, v, return_lse=True, threads=threads, out=out, **options), options
+
+    def keys_attended(self, lk: int, options: Mapping[str, Any]) -> int:
+        """Return how many keys a row attends to at most, for ``max_keys``.
+
+        Parameters
+        ----------
+        lk : int
+            The number of keys.
+        options : mapping
+            As for `attend_heads`.
+
+        Returns
+        -------
+        int
+            An upper bound.
+        """
+        return keys_per_row(lk, options)
+
     def output_dim(self, value_width: int) -> int:
         """Return V', the width of the output.
 
@@ -451,7 +521,7 @@ class HeadwiseAttention(Attention):
             a = a.swapaxes(0, 1)[..., None, :]
             b, c = (np.broadcast_to(x, (length, *x.shape)) for x in (b, c))
         target = self._target(a, c, out)
-        acc, lse = attention(a, b, c, return_lse=True, threads=threads, out=target, **options)
+        acc, lse, options = self.attend_heads(a, b, c, options, target, threads)
         merged = merge_heads(acc)
         if alone:
             merged = merged[:, 0]
@@ -529,7 +599,7 @@ class HeadwiseAttention(Attention):
         q, k, v = inputs
         limit = self._max_keys
         if limit is not None and k.shape[-2] > limit:
-            attended = keys_per_row(k.shape[-2], options)
+            attended = self.keys_attended(k.shape[-2], options)
             if attended > limit:
                 raise InputTooLargeError(
                     f"{names[1]} has {k.shape[-2]:,} rows, of which a row would attend to {attended:,}, and max_keys is {limit:,}: "
