@@ -296,7 +296,7 @@ def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[
         v = as_array(v, "v")
     if edge_attr is None:
         return read_call(q, k, v, **options), None
-    q, k, attr = as_array(q, "q"), as_array(k, "k"), as_numbers(edge_attr, "edge_attr")
+    q, k, attr = as_array(q, "q"), as_array(k, "k"), _as_plain(edge_attr, "edge_attr")
     if attr.ndim != 2 or attr.shape[1] == 0:
         raise DimensionMismatchError(f"edge_attr must have shape (E, F), F at least 1, got {attr.shape}: one number an edge is edge_attr[:, None]")
     if q.ndim >= 2 and k.ndim >= 2 and q.shape[-1] != k.shape[-1] + attr.shape[1]:
@@ -333,9 +333,7 @@ def _read_structure(indptr: Any, indices: Any, call: Call) -> tuple[np.ndarray, 
 def _as_ints(x: Any, name: str) -> np.ndarray:
     if is_scipy_sparse(x):
         raise InvalidInputError(f"{name} must be an array of ints, got {type(x).__name__}: of a csr_array pass its .indptr and .indices")
-    if isinstance(x, np.ma.MaskedArray):
-        raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass a plain array of ints")
-    array = as_numbers(x, name)
+    array = _as_plain(x, name)
     if array.dtype.kind not in "iu":
         if array.size == 0 and not isinstance(x, np.ndarray):  # of an empty list NumPy makes floats
             return array.astype(np.int64)
@@ -343,19 +341,22 @@ def _as_ints(x: Any, name: str) -> np.ndarray:
     return array
 
 
+def _as_plain(x: Any, name: str) -> np.ndarray:
+    """Return an argument as an array; one that is masked or sparse isn't meant to be one."""
+    if isinstance(x, np.ma.MaskedArray) or is_scipy_sparse(x):
+        raise InvalidInputError(f"{name} must be a dense array without a mask of its own, got {type(x).__name__}")
+    return as_numbers(x, name)
+
+
 def _of_call(array: np.ndarray, name: str, call: Call) -> np.ndarray:
     """Return an array that has the dtype of q or the compute dtype."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass a plain array")
     if array.dtype.newbyteorder("=") not in (call.dtype, call.compute):
         raise UnsupportedError(f"{name} must have the dtype of q, {call.dtype}, or the compute dtype, {call.compute}, got {array.dtype}")
     return array
 
 
 def _read_bias(bias: Any, call: Call, edges: int) -> np.ndarray:
-    if is_scipy_sparse(bias):
-        raise InvalidInputError(f"bias must be a dense array, got {type(bias).__name__}")
-    array = as_numbers(bias, "bias")
+    array = _as_plain(bias, "bias")
     if array.dtype == np.bool_:
         raise InvalidInputError("bias must be numbers that are added to the logits, got booleans: leave the edges out, or write -inf")
     array = _of_call(array, "bias", call)
@@ -373,7 +374,7 @@ def _read_bias(bias: Any, call: Call, edges: int) -> np.ndarray:
 
 def _read_terms(edge_terms: Any, call: Call, edges: int) -> list[np.ndarray]:
     """Return each term as an array of shape (Hq, E) or (1, E)."""
-    array = _of_call(as_numbers(edge_terms, "edge_terms"), "edge_terms", call)
+    array = _of_call(_as_plain(edge_terms, "edge_terms"), "edge_terms", call)
     if array.ndim not in (2, 3) or array.shape[-2] != edges or (array.ndim == 3 and array.shape[0] != call.heads):
         raise DimensionMismatchError(
             f"edge_terms must have shape (E, R) or (Hq, E, R) with E = {edges} and Hq = {call.heads}, got {array.shape}: one number an edge is "
@@ -422,9 +423,9 @@ class _Edges:
 
     def attend(
         self, v: np.ndarray | None, attr: np.ndarray | None, out: np.ndarray | None, lse: np.ndarray, weights: np.ndarray | None,
-        sinks: np.ndarray | None, *, values_by_edge: bool = False,
+        sinks: np.ndarray | None, *, values_by_edge: bool = False, dropout: float | None = None,
     ) -> None:  # fmt: skip
-        """Run the kernel."""
+        """Run the kernel; with another dropout than the call's, if one is given."""
         call = self.call
         if not call.batch or not call.lq:
             if weights is not None:
@@ -433,7 +434,7 @@ class _Edges:
         attend_sets(
             call.q, call.k, v, self.indptr, self.indices, out=out, lse=lse, scale=self.scale, key_attr=self.attr, value_attr=attr,
             values_by_edge=values_by_edge, score=self.score, terms=self.terms, logits=self.logits, bias=call.bias, softcap=call.softcap, sinks=sinks,
-            dropout=call.dropout, seed=call.seed, weights=weights, threads=self.threads,
+            dropout=call.dropout if dropout is None else dropout, seed=call.seed, weights=weights, threads=self.threads,
         )  # fmt: skip
 
     def gathered(self, x: np.ndarray, first: int, stop: int) -> np.ndarray:
@@ -523,24 +524,29 @@ def _aggregated(how: Aggregate, run: _Edges, lse: np.ndarray, weights: np.ndarra
         values, by_edge = _values_of(how, run)
         result = empty((*call.lead, call.heads, call.lq, values.shape[-1]), call.compute)
         run.attend(values, None, result, lse, weights, None, values_by_edge=by_edge)
-    else:
-        assert weights is not None
-        result = weights  # until it is known
+        none = np.isneginf(lse)
+        before = lse.copy()
+        if call.sinks is not None:
+            add_sinks(result, lse, call.sinks)
+            _scale_weights(weights, before, lse, run.indptr)
+        return finish(how, result, none.ravel(), call)
+    assert weights is not None
+    run.attend(None, None, None, lse, weights, None, dropout=0.0)
+    seen = weights != 0  # what is masked has no say, even where its value is NaN; what is dropped has been seen
+    if call.dropout:
         run.attend(None, None, None, lse, weights, None)
-    seen = ~np.isneginf(lse)
     if call.sinks is not None:
         before = lse.copy()
-        if how.linear:
-            add_sinks(result, lse, call.sinks)
-        else:
-            lse[...] = np.logaddexp(lse, call.sinks[:, None])
-        if weights is not None:
-            with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without edges or sink
-                weights *= np.repeat(np.nan_to_num(np.exp(before - lse)), np.diff(run.indptr), axis=-1)
-    if how.linear:
-        return finish(how, result, ~seen.ravel(), call)
-    assert weights is not None
+        lse[...] = np.logaddexp(lse, call.sinks[:, None])
+        _scale_weights(weights, before, lse, run.indptr)
     return _reduced(how, run, weights, seen)
+
+
+def _scale_weights(weights: np.ndarray | None, before: np.ndarray, lse: np.ndarray, indptr: np.ndarray) -> None:
+    """Let the sinks join the denominator of weights that were made without them, in place."""
+    if weights is not None:
+        with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without edges or sink
+            weights *= np.repeat(np.nan_to_num(np.exp(before - lse)), np.diff(indptr), axis=-1)
 
 
 def _values_of(how: Aggregate, run: _Edges) -> tuple[np.ndarray, bool]:
@@ -554,18 +560,20 @@ def _values_of(how: Aggregate, run: _Edges) -> tuple[np.ndarray, bool]:
 
 
 def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Give a nonlinear aggregate the weights and values of one row at a time."""
+    """Give a nonlinear aggregate the weights and values of one row at a time, of the edges that are seen."""
     call = run.call
     name = f"{type(how).__name__}.reduce"
     group = call.heads // call.k.shape[-3]
     result = None
     for index in np.ndindex(*call.lead, call.heads):
         v = call.v[(*index[:-1], index[-1] // group)]
-        for i in np.flatnonzero(seen[index]):
+        for i in range(call.lq):
             first, stop = int(run.indptr[i]), int(run.indptr[i + 1])
+            kept = seen[index][first:stop]
+            if not kept.any():
+                continue
             row, values = weights[index][first:stop], run.gathered(v, first, stop)
-            kept = row != 0
-            if not kept.all() and kept.any():  # what is masked has no say, even where its value is NaN
+            if not kept.all():
                 row, values = row[kept], values[kept]
             found = real_array(how.reduce(row[None, :], values), name, call)
             if found.ndim != 2 or found.shape[0] != 1:

@@ -18,10 +18,10 @@ from cython.parallel cimport prange
 from libc.math cimport INFINITY, exp
 from libc.string cimport memcpy, memset
 
-from .edges cimport (EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_row, conclude_row, key_width, rows_of_head, value_width)
+from .edges cimport EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_row, conclude_row, key_width, rows_of_head, value_width
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, score_forward
-from .vector cimport VLEN, real
+from .vector cimport real
 
 import numpy as np
 
@@ -301,8 +301,8 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
 
     Everything has been validated: one dtype, native and aligned, contiguous last axes of q, k, v and out, strides that are multiples of the item;
     lse, scale (Hq,), sinks (Hq,) contiguous; indptr (S, Lq + 1) int64 and indices (E,) int32 contiguous, in range; logits, bias and weights of
-    shape (..., Hq, E), broadcast by strides of 0; key_attr and value_attr (E, F) one array, or None. Without ``out`` there are only weights and lse, and v
-    isn't looked at.
+    shape (..., Hq, E), broadcast by strides of 0; key_attr and value_attr (E, F) one array, or None. Without ``out`` there are only weights and lse,
+    and v isn't looked at.
     score: a compiled ``ruvattn.scores.BoundScore``. terms: (array, by_edge) for each column term, of shape (..., heads, Lk) or (..., heads, E).
     """
     cdef Edges p

@@ -168,6 +168,7 @@ cdef inline void row_logits(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
     cdef Py_ssize_t j
     cdef const real *source
     cdef real y
+    cdef vreal x
     cdef bint dots = p.logits == NULL and p.forward == NULL
     if p.logits != NULL:
         source = p.logits + p.logits_at[b] + h * p.logits_head + e * p.logits_edge
@@ -181,7 +182,8 @@ cdef inline void row_logits(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
         j = 0
         while j < n:
             # an infinite dot is an overflow, which the cap would hide: NaN has the row repaired
-            v_store(w.s + j, v_set1(p.softcap) * tanh_v(v_load(w.s + j) * v_set1(1 / p.softcap)) + (v_load(w.s + j) * v_set1(0) if dots else v_set1(0)))
+            x = v_load(w.s + j)
+            v_store(w.s + j, v_set1(p.softcap) * tanh_v(x * v_set1(1 / p.softcap)) + (x * v_set1(0) if dots else v_set1(0)))
             j += VLEN
     if p.bias != NULL:
         source = p.bias + p.bias_at[b] + h * p.bias_head + e * p.bias_edge
