@@ -15,7 +15,7 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
 # What editable installs compile, and all that goes into the wheels.
 SOURCES := $(shell find ruvattn plugins -name build -prune -o -type f \( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'ruvattn/data/*' \) -print)
-COMPILED := $(filter %.pyx %.pxd,$(SOURCES)) ruvattn/build.py setup.py $(PLUGINS:%=%/setup.py) $(PROJECTS)
+COMPILED := $(filter %.pyx %.pxd,$(SOURCES)) ruvattn/build.py setup.py $(wildcard $(PLUGINS:%=%/setup.py)) $(PROJECTS)
 SHIPPED := $(SOURCES) $(PROJECTS) setup.py MANIFEST.in README.md LICENSE
 
 BIN := .venv/bin

@@ -113,8 +113,7 @@ class SparseMatrixMask(Pattern):
         if rows is not None:
             self._indptr, self._indices = rows
             return
-        coo = matrix.tocoo()
-        coords = [np.asarray(c, np.int64) for c in (coo.coords if hasattr(coo, "coords") else (coo.row, coo.col))]
+        coords = [np.asarray(c, np.int64) for c in _coordinates(matrix)]
         for axis, index in enumerate(coords):
             if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
                 bad = int(np.flatnonzero((index < 0) | (index >= self.shape[axis]))[0])
@@ -225,6 +224,16 @@ def _canonical_rows(matrix: Any) -> tuple[np.ndarray, np.ndarray] | None:
     if not begins[falls].all():
         return None
     return indptr.astype(np.int64), indices.astype(np.int32)  # copies: the pattern stays what it is whatever happens to the matrix
+
+
+def _coordinates(matrix: Any) -> tuple[np.ndarray, ...]:
+    """Return the index of each stored entry along each axis; those out of range too, for scipy's conversion would raise without naming them."""
+    if matrix.format in ("csr", "csc"):
+        lines = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+        pair = (lines, matrix.indices[: lines.size])
+        return pair if matrix.format == "csr" else pair[::-1]
+    coo = matrix.tocoo()
+    return coo.coords if hasattr(coo, "coords") else (coo.row, coo.col)
 
 
 def _runs(kinds: np.ndarray) -> Ranges:

@@ -409,6 +409,14 @@ def test_a_sparse_mask_with_an_entry_outside_its_shape_is_refused(entry):
     refused(INVALID, "matrix has the entry", entry, "outside its shape (4, 6)", mask=mask)
 
 
+@pytest.mark.parametrize("format", ["csr", "csc"])
+def test_a_compressed_mask_with_an_index_outside_its_shape_is_refused(format):
+    """By us: scipy's error would not say which entry."""
+    mask = scipy.sparse.coo_array(([1.0, 1.0], ([0, 2], [1, 3])), shape=(4, 6)).asformat(format)
+    mask.indices[1] = 9
+    refused(INVALID, "matrix has the entry", (2, 9) if format == "csr" else (9, 3), "outside its shape (4, 6)", mask=mask)
+
+
 def test_key_lengths_as_a_pattern_must_be_as_many_as_the_batch():
     refused(DIMENSION, "lengths of mask", "1 batch entries", mask=ruvattn.KeyLengths([1, 2, 3]))
     with pytest.raises(INVALID, match="lengths must be ints from 0"):
