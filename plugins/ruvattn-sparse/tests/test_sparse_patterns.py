@@ -37,6 +37,7 @@ SUBJECTS = [
     Dilated(3, 2),
     Dilated(1, 50),
     Dilated(2, [1, 3]),
+    Dilated(3, [9, 20]),
     BigBird(16, length=8192),
     BigBird(7, window_blocks=1, global_blocks=0, random_blocks=2, seed=3, length=6000),
     BigBird(8, window_blocks=5, global_blocks=2, random_blocks=0, length=8192),
@@ -161,6 +162,18 @@ def test_what_all_rows_see_is_in_full_ranges(question):
     for start, stop, kind in zip(starts, stops, full, strict=True):
         whole[start:stop] = kind
     assert np.array_equal(allowed.all(0), whole)
+
+
+@quick
+@given(questions())
+def test_the_pairs_that_are_listed_are_those_that_are_allowed(question):
+    pattern, i0, i1, lk, head = question
+    if pattern.heads is not None:
+        head = min(head, pattern.heads - 1)
+    allowed, _ = asked(pattern, i0, i1, lk, head)
+    indptr, indices = pattern.pairs(i0, i1, lk, head=head)
+    rows = np.repeat(np.arange(i1 - i0), np.diff(indptr))
+    assert np.array_equal(np.stack([rows, indices], 1), np.argwhere(allowed))
 
 
 @quick

@@ -12,6 +12,7 @@ All are `ruvattn.SparseMask`: they can be counted, listed, drawn, and combined b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,26 @@ __all__ = ["BigBird", "Dilated", "Fixed", "LocalGlobal", "Streaming", "Strided"]
 def _interval_counts(first: np.ndarray, last: np.ndarray, lk: int) -> np.ndarray:
     """Return how many keys lie in [first, last], row by row."""
     return np.maximum(np.minimum(last + 1, lk) - np.maximum(first, 0), 0)
+
+
+SCATTERED_STRIDE, SCATTERED_DILATION = 32, 8
+"""From where on keys lie so far apart that it pays to list them: from there tiles compute so much that is masked (measured; 2 to 4 times at 64)."""
+
+LISTED_ROWS = 1024
+"""Rows whose pairs are listed at once."""
+
+
+def _listed(counts: np.ndarray, lk: int, keys_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs as `Pattern.pairs` does: how many a row has, and its n-th key as a function of arrays of rows and of n."""
+    indptr = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    indices = np.empty(indptr[-1], np.int32 if lk <= np.iinfo(np.int32).max else np.int64)
+    for first in range(0, counts.size, LISTED_ROWS):
+        part = counts[first : first + LISTED_ROWS]
+        begin, end = indptr[first], indptr[first + part.size]
+        row = np.repeat(np.arange(first, first + part.size), part)
+        indices[begin:end] = keys_of(row, np.arange(begin, end) - indptr[row])
+    return indptr, indices
 
 
 class Strided(PicturedMask):
@@ -64,6 +85,7 @@ class Strided(PicturedMask):
     def __init__(self, stride: int, window_size: int | None = None) -> None:
         self.stride = min(check_int(stride, "stride", 1), FAR)
         self.window_size = self.stride - 1 if window_size is None else check_window_size(window_size)
+        self.scattered = self.stride >= SCATTERED_STRIDE
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Return |i − j| ≤ window_size or (i − j) % stride = 0."""
@@ -80,17 +102,35 @@ class Strided(PicturedMask):
         first = i0 % stride - stride
         return with_runs(near, range(first, lk, stride), range(first + rows, lk + rows, stride), rows == 1, lk)
 
-    def _row_counts(self, lq: int, lk: int, head: int, batch: int) -> np.ndarray:
-        i = np.arange(lq, dtype=np.int64)
-        first, last = np.maximum(i - self.window_size, 0), np.minimum(i + self.window_size, lk - 1)
-        residue = i % self.stride
+    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys of each row: those at the stride before the window, the window, and those at the stride after it."""
+        residue, first, before, inside, last, after = self._parts(i0, i1, lk)
 
-        def multiples(below: np.ndarray) -> np.ndarray:
+        def keys_of(row: np.ndarray, n: np.ndarray) -> np.ndarray:
+            n_near = n - before[row]
+            n_after = n_near - inside[row]
+            at_stride = residue[row] + np.where(n_after < 0, n, n_after + last[row]) * self.stride
+            return np.where((n_near >= 0) & (n_after < 0), first[row] + n_near, at_stride)
+
+        return _listed(before + inside + after, lk, keys_of)
+
+    def _parts(self, i0: int, i1: int, lk: int) -> tuple[np.ndarray, ...]:
+        """Return of each row: its residue, where its window begins, and how many keys there are before, inside, up to the end of, and after it."""
+        i = np.arange(i0, i1, dtype=np.int64)
+        residue = i % self.stride
+        first = np.clip(i - self.window_size, 0, lk)
+        stop = np.clip(i + self.window_size + 1, first, lk)
+
+        def at_stride(below: np.ndarray | int) -> np.ndarray:
             """How many keys less than that stand at the residue."""
             return np.maximum((below - residue + self.stride - 1) // self.stride, 0)
 
-        inside = multiples(np.maximum(last + 1, first)) - multiples(first)
-        return _interval_counts(first, last, lk) + multiples(np.full_like(i, lk)) - inside
+        before, last = at_stride(first), at_stride(stop)
+        return residue, first, before, stop - first, last, at_stride(lk) - last
+
+    def _row_counts(self, lq: int, lk: int, head: int, batch: int) -> np.ndarray:
+        _, _, before, inside, _, after = self._parts(0, lq, lk)
+        return before + inside + after
 
     def __repr__(self) -> str:
         return f"Strided({self.stride}, window_size={self.window_size})"
@@ -201,6 +241,7 @@ class Dilated(PicturedMask):
                 raise InvalidInputError(f"dilation must be an int from 1 or a sequence of them, one for each head, got {dilation!r}")
             self.dilation = self._dilations = tuple(min(check_int(d, f"dilation[{at}]", 1), FAR) for at, d in enumerate(array.tolist()))
             self.by_head, self.heads = True, len(self._dilations)
+        self.scattered = min(self._dilations) >= SCATTERED_DILATION
 
     @property
     def conformance_shape(self) -> tuple[int | None, ...]:
@@ -226,12 +267,21 @@ class Dilated(PicturedMask):
         begin, end = i0 + first * dilation, i0 + last * dilation
         return with_runs([], range(begin, end + 1, dilation), range(begin + rows, end + rows + 1, dilation), rows == 1, lk)
 
-    def _row_counts(self, lq: int, lk: int, head: int, batch: int) -> np.ndarray:
-        i = np.arange(lq, dtype=np.int64)
+    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys of each row."""
         dilation = self._dilations[head if self.by_head else 0]
-        before, after = np.minimum(i // dilation, self.window_size), np.minimum((lk - 1 - i) // dilation, self.window_size)
-        # A row past the last key sees none at its own position, and fewer before it: then `after` is negative, and says how many fewer.
-        return np.maximum(before + after + 1, 0)
+        first, counts = self._steps(i0, i1, lk, dilation)
+        begin = np.arange(i0, i1, dtype=np.int64) + first * dilation
+        return _listed(counts, lk, lambda row, n: begin[row] + n * dilation)
+
+    def _steps(self, i0: int, i1: int, lk: int, dilation: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return of each row: the first step of its window that is a key, and how many of them are."""
+        i = np.arange(i0, i1, dtype=np.int64)
+        first, last = np.maximum(-(i // dilation), -self.window_size), np.minimum((lk - 1 - i) // dilation, self.window_size)
+        return first, np.maximum(last - first + 1, 0)
+
+    def _row_counts(self, lq: int, lk: int, head: int, batch: int) -> np.ndarray:
+        return self._steps(0, lq, lk, self._dilations[head if self.by_head else 0])[1]
 
     def __repr__(self) -> str:
         return f"Dilated({self.window_size}, {self.dilation})"
