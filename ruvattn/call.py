@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .explicit_patterns import BoolMask, SparseMatrixMask
-from .pattern_algebra import And
+from .pattern_algebra import And, over_entries
 from .patterns import Causal, KeyLengths, Pattern, Window
 from .validation import (
     COMPUTE_DTYPES,
@@ -338,7 +338,8 @@ def mask_pattern(mask: Any) -> Pattern:
 def _read_pattern(pattern: Pattern, call: Call) -> None:
     """Take a pattern; the built-in ones become what the kernels know by heart."""
     pattern.check_fits(call.lead, call.heads, call.lq, call.lk)
-    call.pattern = _unknown(pattern, call)
+    rest = _unknown(pattern, call)
+    call.pattern = None if rest is None else over_entries(rest, call.lead)
 
 
 def _unknown(pattern: Pattern, call: Call) -> Pattern | None:

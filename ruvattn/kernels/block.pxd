@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 
 from .dropout cimport head_key, row_key
 from .fold cimport python_score, tile
+from .masks cimport part_bits
 from .openmp cimport omp_get_thread_num
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
@@ -60,8 +61,10 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
     cdef Py_ssize_t nr = 2 * VLEN, kb, i0, m, panel, start, stop, low = row_low(p, b, r0), high = row_high(p, b, r1 - 1)
     cdef Py_ssize_t planes = p.planes if p.planes > 0 else 1
     cdef real *s = w.s
-    cdef Part part
+    cdef Part part, own
+    cdef urint *words
     part.words = NULL
+    part.bits = NULL
     low = low if low > key0 else key0
     high = high if high < key1 else key1
     kb = low // p.block_keys * p.block_keys
@@ -75,9 +78,12 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
         panel = 0
         while i0 < r1:
             m = r1 - i0 if r1 - i0 < nr else nr
+            words = w.words
             if p.python != NULL:
                 # every panel has the logits of the whole block: the rows' own intervals are blended in
-                tile(p, b, h, i0, m, panel, &part, 1, part.n, w.s + panel * nr * planes * p.block_keys, marked, w)
+                own = part
+                if part_bits(p, b, h, i0, m, &own, False, &words):
+                    tile(p, b, h, i0, m, panel, &own, 1, part.n, w.s + panel * nr * planes * p.block_keys, marked, w)
                 panel += 1
                 i0 += nr
                 continue
@@ -90,33 +96,67 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
             if start < stop:
                 part.start = start
                 part.n = stop - start
-                tile(p, b, h, i0, m, panel, &part, 1, part.n, s, marked, w)
+                if part_bits(p, b, h, i0, m, &part, True, &words):
+                    tile(p, b, h, i0, m, panel, &part, 1, part.n, s, marked, w)
             panel += 1
             i0 += nr
         kb += p.block_keys
     return 0
 
 
-cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t panel, const Part *parts, int n_parts,
-                          Py_ssize_t n, bint marked, Scratch *w) noexcept nogil:
-    if p.python != NULL and python_score(p, b, h, i0, m, panel, parts, n_parts, n, w) != 0:
-        return -1
-    tile(p, b, h, i0, m, panel, parts, n_parts, n, w.s, marked, w)
+cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t i0, Py_ssize_t i1, Part *parts, int n_parts,
+                          bint marked, Scratch *w) noexcept nogil:
+    """One tile of a block of the plan, rows [i0, i1): each of its panels takes what it sees of the parts, which stay in the cache for the next one."""
+    cdef Py_ssize_t nr = 2 * VLEN, m, panel, low, high, start, stop, n
+    cdef Part *own = parts + p.block_keys
+    cdef urint *words
+    cdef int part, n_own
+    while i0 < i1:
+        m = i1 - i0 if i1 - i0 < nr else nr
+        panel = (i0 - r0) // nr
+        low = <Py_ssize_t>w.interval[panel * 2 * nr]
+        high = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+        words = w.words
+        n = 0
+        n_own = 0
+        for part in range(n_parts):
+            start = parts[part].start if parts[part].start > low else low
+            stop = parts[part].start + parts[part].n
+            stop = stop if stop < high else high
+            if start >= stop:
+                continue
+            own[n_own] = parts[part]
+            own[n_own].start = start
+            own[n_own].n = stop - start
+            own[n_own].first_bit += start - parts[part].start
+            if part_bits(p, b, h, i0, m, own + n_own, True, &words):
+                n += own[n_own].n
+                n_own += 1
+        if n > 0:
+            if p.python != NULL and python_score(p, b, h, i0, m, panel, own, n_own, n, w) != 0:
+                return -1
+            tile(p, b, h, i0, m, panel, own, n_own, n, w.s, marked, w)
+        for part in range(n_parts):
+            if parts[part].words != NULL:
+                parts[part].words += nr * parts[part].words_per_row
+        i0 += nr
     return 0
 
 
 cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
                             bint marked, Scratch *w, Part *parts) noexcept nogil:
-    """With a pattern: a panel at a time, its segments gathered into full tiles."""
-    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, m, panel = 0, entry, seg, end, low, high, start, stop, n, take
+    """With a pattern: a block of its plan at a time, its segments gathered into full tiles."""
+    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, i1, entry, seg, end, low, high, start, stop, n, take
     cdef int n_parts
     while i0 < r1:
-        m = r1 - i0 if r1 - i0 < nr else nr
-        low = <Py_ssize_t>w.interval[panel * 2 * nr]
-        high = <Py_ssize_t>w.interval[panel * 2 * nr + nr + m - 1]
+        entry = (i0 - p.first) // p.plan_rows
+        i1 = p.first + (entry + 1) * p.plan_rows
+        i1 = i1 if i1 < r1 else r1
+        low = row_low(p, b, i0)
+        high = row_high(p, b, i1 - 1)
         low = low if low > key0 else key0
         high = high if high < key1 else key1
-        entry = b * p.plan_batch + h * p.plan_head + (i0 - p.first) // p.plan_rows
+        entry += b * p.plan_batch + h * p.plan_head
         seg = p.plan_ptr[entry]
         end = p.plan_ptr[entry + 1]
         n = 0
@@ -130,26 +170,25 @@ cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
                     take = p.block_keys - n
                 parts[n_parts].start = start
                 parts[n_parts].n = take
+                parts[n_parts].words = NULL
+                parts[n_parts].words_per_row = 0
+                parts[n_parts].first_bit = 0
                 if p.plan_bit[seg] >= 0:
                     parts[n_parts].words_per_row = p.plan_row_words[entry]
                     parts[n_parts].words = p.plan_words + p.plan_words_at[entry] + ((i0 - p.first) % p.plan_rows) * p.plan_row_words[entry]
                     parts[n_parts].first_bit = p.plan_bit[seg] + start - p.plan_start[seg]
-                else:
-                    parts[n_parts].words = NULL
                 n_parts += 1
                 n += take
                 start += take
                 if n == p.block_keys:
-                    if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
+                    if plan_tile(p, b, h, r0, i0, i1, parts, n_parts, marked, w) != 0:
                         return -1
                     n = 0
                     n_parts = 0
             seg += 1
-        if n > 0:
-            if plan_tile(p, b, h, i0, m, panel, parts, n_parts, n, marked, w) != 0:
-                return -1
-        panel += 1
-        i0 += nr
+        if n > 0 and plan_tile(p, b, h, r0, i0, i1, parts, n_parts, marked, w) != 0:
+            return -1
+        i0 = i1
     return 0
 
 

@@ -1,14 +1,14 @@
 # cython: cdivision=True
 """One tile: its dots, its score in whatever form, masks, softmax, and the product with the values, folded into the state of its panel.
 
-    gather_mask → tile_dots → compiled_score | python_score → softcap, bias, masks → tile_softmax → drop → values_tile
+    tile_dots → compiled_score | python_score → softcap, bias, masks → tile_softmax → drop → values_tile
                                                                            └─► logits, or select_tile, where no output is wanted
 """
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 from .dropout cimport drop
-from .masks cimport add_bias, blend_bits, blend_interval, gather_mask
+from .masks cimport add_bias, blend_bits, blend_interval
 from .microkernel cimport dots_tile, values_tile, values_tile_marked
 from .panel cimport unpack_panel
 from .problem cimport Part, Problem, Scratch
@@ -149,15 +149,9 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
     cdef real *alpha = state + 2 * nr
     cdef urint *low = w.interval + panel * 2 * nr
     cdef urint *high = low + nr
-    cdef bint masked = False, plain = p.forward == NULL and p.python == NULL and p.softcap == 0 and p.bias == NULL
+    cdef bint known = p.forward == NULL and p.python == NULL and p.softcap == 0 and p.bias == NULL  # whether top is the largest logit of each lane
     cdef vreal cap, uncap, x
     cdef int part
-    cdef bint gathered = p.mask != NULL
-    for part in range(n_parts):
-        gathered = gathered or parts[part].words != NULL
-    if gathered:
-        if not gather_mask(p, b, h, i0, m, parts, n_parts, n, w.words, &masked):
-            return
     if p.python == NULL:
         tile_dots(p, b, h, panel, parts, n_parts, s, w)
         if p.forward != NULL:
@@ -181,14 +175,15 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
                      m, parts[part].n)
         if start < low_last:
             blend_interval(s + at * nr, start, stop if stop < low_last else low_last, low, high)
-            plain = False
+            known = False
         if stop > high_first:
             c = start if start > high_first else high_first
             blend_interval(s + (at + c - start) * nr, c, stop, low, high)
-            plain = False
+            known = False
+        if parts[part].bits != NULL:
+            blend_bits(s + at * nr, parts[part].n, parts[part].bits, top)
+            known = n_parts == 1
         at += parts[part].n
-    if masked:
-        blend_bits(s, n, w.words, top)
     if p.logits != NULL:
         at = 0
         for j in range(nr):
@@ -202,7 +197,7 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
         if p.lse == NULL:
             return
     # softmax, dropout
-    if not (masked or plain):
+    if not known:
         tile_top(s, n, top)
     if marked:
         memcpy(w.t, s, n * nr * sizeof(real))

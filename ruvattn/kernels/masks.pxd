@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""Masks on one tile: gathered as bits, 32 keys a word, a word a lane, then blended into the logits.
+"""Masks on one tile: gathered as bits for each of its parts, 32 keys a word, a word a lane, then blended into the logits.
 
 Blending never adds: whatever a masked logit was, NaN included, it becomes −inf.
 """
@@ -38,6 +38,8 @@ cdef extern from *:
     #endif
     #endif
     """
+    int lowest_bit "__builtin_ctz"(unsigned int x) noexcept nogil
+    int highest_zeros "__builtin_clz"(unsigned int x) noexcept nogil
     unsigned int pack8 "ruvattn_pack8"(const unsigned char *p) noexcept nogil
     unsigned int pack32 "ruvattn_pack32"(const unsigned char *p) noexcept nogil
 
@@ -59,66 +61,73 @@ cdef inline unsigned int pack_row(const unsigned char *row, Py_ssize_t key, int 
     return value
 
 
-cdef inline void and_bits(urint *words, Py_ssize_t lane, Py_ssize_t at, unsigned int value, int count) noexcept nogil:
-    """AND ``count`` (≤ 32) bits into a lane's words from tile row ``at`` on."""
-    cdef Py_ssize_t nr = 2 * VLEN, w = at >> 5
-    cdef int shift = at & 31
-    cdef unsigned long long keep, bits
-    if count == 32 and shift == 0:
-        words[w * nr + lane] &= value
-        return
-    keep = ~((<unsigned long long>(0xFFFFFFFFu >> (32 - count))) << shift)
-    bits = (<unsigned long long>(value & (0xFFFFFFFFu >> (32 - count)))) << shift
-    bits = bits | keep
-    words[w * nr + lane] &= <urint>(bits & 0xFFFFFFFFu)
+cdef inline unsigned int plan_bits(const unsigned int *row, Py_ssize_t bit, int count) noexcept nogil:
+    """``count`` (≤ 32) bits of a row of words, from any bit on."""
+    cdef int shift = bit & 31
+    cdef unsigned long long value = row[bit >> 5]
     if shift + count > 32:
-        words[(w + 1) * nr + lane] &= <urint>(bits >> 32)
+        value |= <unsigned long long>row[(bit >> 5) + 1] << 32
+    return <unsigned int>(value >> shift) & (0xFFFFFFFFu >> (32 - count))
 
 
-cdef inline bint gather_mask(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                             Py_ssize_t n, urint *words, bint *partial) noexcept nogil:
-    """The tile's bits from a bool mask and a pattern; False where nothing in the tile is allowed, partial where not everything is."""
-    cdef Py_ssize_t nr = 2 * VLEN, n_words = (n + 31) >> 5, w, i, t, at, o, left
+cdef inline void gather_bits(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *part, urint *words,
+                             Py_ssize_t *first, Py_ssize_t *stop, bint *whole) noexcept nogil:
+    """The bits of one part for one panel, from a pattern's plan and a bool mask; which keys [first, stop) some row sees, and whether all see all."""
+    cdef Py_ssize_t nr = 2 * VLEN, n = part.n, n_words = (n + 31) >> 5, w, i
     cdef const unsigned char *row
-    cdef const unsigned int *bits
-    cdef urint some, every, full
-    cdef int part, count
+    cdef unsigned int value, full, some, every
+    cdef int count
+    first[0] = n
+    stop[0] = 0
+    whole[0] = True
     for w in range(n_words):
-        for i in range(nr):
-            words[w * nr + i] = 0xFFFFFFFFu
-    for i in range(m):
-        at = 0
-        for part in range(n_parts):
-            if p.mask != NULL:
-                row = p.mask + p.mask_at[b] + h * p.mask_head + (i0 + i) * p.mask_row + parts[part].start * p.mask_key
-                t = 0
-                while t < parts[part].n:
-                    left = parts[part].n - t
-                    count = 32 if left > 32 else <int>left
-                    and_bits(words, i, at + t, pack_row(row + t * p.mask_key, p.mask_key, count), count)
-                    t += 32
-            if parts[part].words != NULL:
-                bits = parts[part].words + i * parts[part].words_per_row
-                t = 0
-                while t < parts[part].n:
-                    o = parts[part].first_bit + t
-                    left = parts[part].n - t
-                    count = <int>(32 - (o & 31))
-                    count = count if count < left else <int>left
-                    and_bits(words, i, at + t, bits[o >> 5] >> (o & 31), count)
-                    t += count
-            at += parts[part].n
-    some = 0
-    every = 0xFFFFFFFFu
-    for w in range(n_words):
-        full = 0xFFFFFFFFu
-        if w == n_words - 1 and n & 31:
-            full = (<urint>1 << (n & 31)) - 1
+        count = 32 if n - 32 * w > 32 else <int>(n - 32 * w)
+        full = 0xFFFFFFFFu >> (32 - count)
+        some = 0
+        every = full
         for i in range(m):
-            some |= words[w * nr + i] & full
-            every &= words[w * nr + i] | (0xFFFFFFFFu ^ full)
-    partial[0] = every != 0xFFFFFFFFu
-    return some != 0
+            value = full
+            if part.words != NULL:
+                value = plan_bits(part.words + i * part.words_per_row, part.first_bit + 32 * w, count)
+            if p.mask != NULL:
+                row = p.mask + p.mask_at[b] + h * p.mask_head + (i0 + i) * p.mask_row + (part.start + 32 * w) * p.mask_key
+                value &= pack_row(row, p.mask_key, count)
+            words[w * nr + i] = value
+            some |= value
+            every &= value
+        for i in range(m, nr):
+            words[w * nr + i] = full
+        whole[0] = whole[0] and every == full
+        if some != 0:
+            if stop[0] == 0:
+                first[0] = 32 * w + lowest_bit(some)
+            stop[0] = 32 * w + 32 - highest_zeros(some)
+
+
+cdef inline bint part_bits(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Part *part, bint trim, urint **words) noexcept nogil:
+    """Give a part its bits, from ``words`` on, which moves behind them. False where no row of the panel sees any of it. ``trim``: the part may be
+    cut to what some row sees."""
+    cdef Py_ssize_t first, stop
+    cdef bint whole
+    part.bits = NULL
+    if part.words == NULL and p.mask == NULL:
+        return True
+    gather_bits(p, b, h, i0, m, part, words[0], &first, &stop, &whole)
+    if stop == 0:
+        return False
+    if whole:
+        return True
+    if trim and stop - first < part.n:
+        part.start += first
+        part.first_bit += first
+        part.n = stop - first
+        if first > 0:
+            gather_bits(p, b, h, i0, m, part, words[0], &first, &stop, &whole)
+            if whole:
+                return True
+    part.bits = words[0]
+    words[0] += ((part.n + 31) >> 5) * 2 * VLEN
+    return True
 
 
 cdef inline void blend_bits(real *s, Py_ssize_t n, const urint *words, real *top) noexcept nogil:

@@ -97,7 +97,7 @@ cdef struct Scratch:
     real *saved        # a block's state, while repair merges splits
     urint *interval    # per panel: first and last allowed key, NR each
     urint *drop        # per panel: the row's hash
-    urint *words       # mask bits of one tile
+    urint *words       # mask bits of one tile's parts
     int *bad           # rows to look at again
     real *heap         # per row of the block: its top_k logits so far, their keys and how many they are
     int *heap_key
@@ -108,8 +108,9 @@ cdef struct Scratch:
 cdef struct Part:
     # keys [start, start + n) of one segment
     Py_ssize_t start, n
-    const unsigned int *words    # bits of row 0 of the panel, or NULL
+    const unsigned int *words    # the plan's bits, of row 0 of the panel, or NULL
     Py_ssize_t words_per_row, first_bit
+    const urint *bits            # those of the panel, a word a lane, 32 keys a word, with the mask's; or NULL: every row sees all of it
 
 
 cdef inline Py_ssize_t row_low(const Problem *p, Py_ssize_t b, Py_ssize_t i) noexcept nogil:

@@ -177,14 +177,14 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.kv = <real *>take(arena, keys * p.d if p.vectors else (FEW_KEYS * nr if few else 0), sizeof(real))
     w.interval = <urint *>take(arena, panels * 2 * nr, sizeof(urint))
     w.drop = <urint *>take(arena, panels * nr, sizeof(urint))
-    w.words = <urint *>take(arena, ((keys + 31) // 32 + 1) * nr, sizeof(urint))
+    w.words = <urint *>take(arena, (keys // 32 + 1 + (keys if p.plan_ptr != NULL else 1)) * nr, sizeof(urint))  # a word a part at the least
     w.bad = <int *>take(arena, p.block_rows, sizeof(int))
     if p.top_k > 0:
         w.heap = <real *>take(arena, panels * nr * p.top_k, sizeof(real))
         w.heap_key = <int *>take(arena, panels * nr * p.top_k, sizeof(int))
         w.heap_count = <int *>take(arena, panels * nr, sizeof(int))
         w.heap_least = <real *>take(arena, panels * nr, sizeof(real))
-    parts[0] = <Part *>take(arena, keys if p.plan_ptr != NULL else 1, sizeof(Part))
+    parts[0] = <Part *>take(arena, 2 * keys if p.plan_ptr != NULL else 1, sizeof(Part))  # of a block of rows, and of a panel
 
 
 cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, double cost, int threads, bint few, object pad) except -1:
