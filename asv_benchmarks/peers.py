@@ -2,7 +2,8 @@
 
     python asv_benchmarks/peers.py                      against torch's scaled_dot_product_attention, 1 and 2 threads
     python asv_benchmarks/peers.py --shapes causal      only the shapes whose name holds that word
-    python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --numpy-score --isa --import --all
+    python asv_benchmarks/peers.py --sparse             sparse masks, against compiled flex_attention too; --cases bigbird for some of them
+    python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --sparse-figures --numpy-score --isa --import --all
 
 Both libraries run in one process, alternately, on the same arrays; every number of threads has a process of its own, started with
 OMP_NUM_THREADS and OPENBLAS_NUM_THREADS set. NumPy's SGEMM takes part in every round of a large shape, for a machine drifts within minutes: the
@@ -22,6 +23,10 @@ from statistics import median
 from typing import Any
 
 import figures
+import sparse_figures
+import sparse_peers
+from reporting import Report, duration, plural
+from sparse_cases import CASES
 from timing import PAUSE, ChildError, alternate, describe_machine, geometric_mean, run_child
 
 __all__ = ["SHAPES", "Shape", "main"]
@@ -201,6 +206,10 @@ TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "memory": figures.memory_task,
     "numpy-score": figures.numpy_score_task,
     "build": figures.build_task,
+    "sparse": sparse_peers.sparse_task,
+    "sparse-scaling": sparse_figures.scaling_task,
+    "sparse-pairs": sparse_figures.pair_task,
+    "sparse-memory": sparse_figures.sparse_memory_task,
 }
 """What runs in processes of its own, by the name that `timing.run_child` takes."""
 
@@ -208,24 +217,12 @@ TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
 # --- what is printed --------------------------------------------------------------------------------------------------------------
 
 
-class Report:
-    """Prints rows as they come, and keeps them for ``--json``."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.document: dict[str, Any] = {}
-
-    def say(self, text: str = "") -> None:
-        """Print a line: to stderr when stdout is for JSON."""
-        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
-
-
 def compare(report: Report, names: list[str], thread_numbers: list[int], rounds: int) -> None:
     """Compare with SDPA and print a table for each number of threads."""
     rows: list[dict[str, Any]] = []
     summaries: list[dict[str, Any]] = []
     for threads in thread_numbers:
-        report.say(f"\nruvattn and torch scaled_dot_product_attention, float32, {_plural(threads, 'thread')}, medians of {rounds} alternating runs")
+        report.say(f"\nruvattn and torch scaled_dot_product_attention, float32, {plural(threads, 'thread')}, medians of {rounds} alternating runs")
         heads = (("sdpa", 11), ("ruvattn", 11), ("ratio", 8), ("GFLOP/s", 9), ("of SGEMM", 10), ("difference", 12), ("error", 10), ("sdpa error", 12))
         report.say(f"{'shape':32}" + "".join(f"{head:>{width}}" for head, width in heads))
         here = []
@@ -238,7 +235,7 @@ def compare(report: Report, names: list[str], thread_numbers: list[int], rounds:
             share = "" if row["share"] is None else f"{row['share']:.2f}"
             errors = "".join(" " * width if row[key] is None else f"{row[key]:{width}.1e}" for key, width in (("error", 10), ("sdpa_error", 12)))
             report.say(
-                f"{row['shape']:32}{_duration(row['median']['sdpa']):>11}{_duration(row['median']['ruvattn']):>11}{row['ratio']:8.2f}"
+                f"{row['shape']:32}{duration(row['median']['sdpa']):>11}{duration(row['median']['ruvattn']):>11}{row['ratio']:8.2f}"
                 f"{row['gflops']:9.1f}{share:>10}{row['difference']:12.1e}{errors}"
             )
         ratios = {row["shape"]: row["ratio"] for row in here}
@@ -259,7 +256,7 @@ def show_calls(report: Report, rounds: int) -> None:
     rows = list(run_child("calls", {"rounds": rounds}, threads=1))
     for row in rows:
         verdict = "" if row["seconds"] <= row["limit"] else "  OVER"
-        report.say(f"{row['name']:56}{_duration(row['seconds']):>11}  of {_duration(row['limit'])}{verdict}")
+        report.say(f"{row['name']:56}{duration(row['seconds']):>11}  of {duration(row['limit'])}{verdict}")
     report.document["calls"] = rows
 
 
@@ -270,7 +267,7 @@ def show_memory(report: Report, thread_numbers: list[int]) -> None:
     rows = []
     for row in figures.memory(libraries, thread_numbers):
         rows.append(row)
-        threads = _plural(row["threads"], "thread")
+        threads = plural(row["threads"], "thread")
         report.say(f"{row['library']:10}{threads:12}{row['extra'] / 2**20:8.2f} MiB beyond {row['arrays'] / 2**20:.0f} MiB{row['share']:10.1%}")
     report.document["memory"] = rows
 
@@ -282,7 +279,7 @@ def show_numpy_score(report: Report, rounds: int) -> None:
     if "missing" in row:
         report.say(f"skipped, for this needs {row['missing']}")
     else:
-        report.say("".join(f"{name:16}{_duration(seconds):>11}\n" for name, seconds in row["seconds"].items()) + f"ratio {row['ratio']:.2f}")
+        report.say("".join(f"{name:16}{duration(seconds):>11}\n" for name, seconds in row["seconds"].items()) + f"ratio {row['ratio']:.2f}")
     report.document["numpy_score"] = row
 
 
@@ -292,7 +289,7 @@ def show_builds(report: Report, rounds: int) -> None:
     rows = []
     for row in figures.build_speed(rounds):
         rows.append(row)
-        report.say(f"{row['isa']:10}{_duration(row['seconds']):>11}{row['speed_up']:8.2f} times the scalar build")
+        report.say(f"{row['isa']:10}{duration(row['seconds']):>11}{row['speed_up']:8.2f} times the scalar build")
     report.document["builds"] = rows
 
 
@@ -300,19 +297,8 @@ def show_import(report: Report, rounds: int) -> None:
     """Print what importing takes."""
     report.say(f"\nimport, fresh interpreters, medians of {rounds}; the bar is 0.1 s beyond NumPy, the goal 0.05 s")
     row = next(figures.import_times(rounds))
-    report.say(f"numpy {_duration(row['numpy'])}, ruvattn {_duration(row['ruvattn'])}, ruvattn after numpy {_duration(row['beyond_numpy'])}")
+    report.say(f"numpy {duration(row['numpy'])}, ruvattn {duration(row['ruvattn'])}, ruvattn after numpy {duration(row['beyond_numpy'])}")
     report.document["import"] = row
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
 
 
 # --- command line -----------------------------------------------------------------------------------------------------------------
@@ -339,6 +325,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_rounds, default=9, metavar="N", help="measurements of each call, default 9; imports: 2 more")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document to stdout, and the tables to stderr")
     parser.add_argument("--sdpa", action="store_true", help="compare with SDPA: what is done if nothing else is chosen")
+    parser.add_argument("--sparse", action="store_true", help="sparse masks beside compiled flex_attention, which needs g++, and SDPA")
+    parser.add_argument("--cases", action="append", metavar="TEXT", help="only the sparse masks whose name contains this; may be given again")
+    parser.add_argument("--sparse-figures", action="store_true", help="sparse masks: time and memory over length, speed per pair")
     parser.add_argument("--calls", action="store_true", help="single calls beside their limits")
     parser.add_argument("--memory", action="store_true", help="peak memory of one head of 32,768 x 64")
     parser.add_argument("--numpy-score", action="store_true", help="a score in NumPy beside its compiled form; needs ruvattn-example")
@@ -347,6 +336,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", dest="everything", help="all of these")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser
+
+
+def _chosen(parser: argparse.ArgumentParser, what: str, names: list[str], texts: list[str] | None) -> list[str]:
+    """Return the names that contain one of the texts, all if there are no texts; end the script if there is none."""
+    found = [name for name in names if any(text in name for text in texts or [""])]
+    if not found:
+        parser.error(f"no {what}'s name contains {' or '.join(map(repr, texts or []))}; there are: {', '.join(names)}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -358,13 +355,12 @@ def main(arguments: list[str] | None = None) -> int:
         for row in TASKS[request["task"]](**request["options"]):
             print(json.dumps(row), flush=True)
         return 0
-    others = (chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
+    others = (chosen.sparse, chosen.sparse_figures, chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
     sdpa = chosen.sdpa or chosen.everything or not any(others)
-    wanted = chosen.shapes or [""]
-    names = [shape.name for shape in SHAPES if any(text in shape.name for text in wanted)]
-    if not names:
-        parser.error(f"no shape's name contains {' or '.join(map(repr, wanted))}; there are: {', '.join(shape.name for shape in SHAPES)}")
-    if sdpa and find_spec("torch") is None:
+    sparse = chosen.sparse or chosen.everything
+    names = _chosen(parser, "shape", [shape.name for shape in SHAPES], chosen.shapes)
+    cases = _chosen(parser, "sparse mask", [case.name for case in CASES], chosen.cases)
+    if (sdpa or sparse) and find_spec("torch") is None:
         parser.error(f"the comparison with SDPA needs torch, and it isn't installed: pip install {TORCH} (or make bench-peers)")
 
     report = Report(chosen.as_json)
@@ -372,6 +368,10 @@ def main(arguments: list[str] | None = None) -> int:
     report.say(", ".join(f"{key} {value}" for key, value in machine.items()))
     if sdpa:
         compare(report, names, chosen.threads, chosen.rounds)
+    if sparse:
+        sparse_peers.show_sparse(report, cases, chosen.threads, chosen.rounds)
+    if chosen.sparse_figures or chosen.everything:
+        sparse_figures.show_sparse_figures(report, chosen.threads, chosen.rounds)
     if chosen.calls or chosen.everything:
         show_calls(report, chosen.rounds)
     if chosen.memory or chosen.everything:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -66,8 +66,10 @@ def cases():
 
 
 def from_plugin(kind, arguments):
-    """Tell whether the benchmark is of a variant that a plugin brings."""
-    return kind.__module__ == "benchmarks.variants" and arguments[0] not in ("standard", "multihead", "cross")
+    """Tell whether the benchmark is of a variant or pattern that a plugin brings."""
+    if kind.__module__ == "benchmarks.variants":
+        return arguments[0] not in ("standard", "multihead", "cross")
+    return kind.__module__ == "benchmarks.patterns"
 
 
 @pytest.mark.parametrize(("kind", "method", "arguments"), list(cases()))
@@ -114,7 +116,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
     """What JSON can hold, equal in a process without plugins: results of two installations are of the same things."""
     code = """if True:
         import importlib, json
-        names = ("engine", "variants", "imports")
+        names = ("engine", "patterns", "edges", "variants", "imports")
         modules = [importlib.import_module("benchmarks." + name) for name in names]
         print(json.dumps([[k, v.params] for m in modules for k, v in vars(m).items() if hasattr(v, "params") and k[0] != "_"]))
     """
@@ -125,7 +127,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
 
 
 def test_suite_imports_without_ruvattn():
-    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, engine, imports, variants")
+    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, edges, engine, imports, patterns, variants")
 
 
 def test_what_a_version_lacks_is_skipped():
@@ -218,6 +220,76 @@ def test_at_least_sixteen_shapes_of_distinct_names():
     assert len({shape.name for shape in SHAPES}) == len(SHAPES) >= 16
 
 
+def small_cases():
+    """Return the sparse problems of peers.py at a length that a test has time for; those of a plugin that is missing are left out."""
+    import sparse_cases
+
+    makers = ("window", "causal_window", "streaming", "strided", "dilated", "bigbird", "random_pairs")
+    cases = [getattr(sparse_cases, name)(512) for name in makers] + [sparse_cases.block_sparse(1024, 64)]
+    plugin = importlib.util.find_spec("ruvattn_sparse") is not None
+    return [(case, case.options()) for case in cases if plugin or case.name.startswith(("window", "causal", "csr"))]
+
+
+def test_rules_of_sparse_cases_are_the_masks_of_our_calls():
+    """The two are written independently, but for the tables of blocks; what is compared and counted is the rule's."""
+    from sparse_cases import arrays
+
+    for case, options in small_cases():
+        q, k, v = (x.astype(np.float64) for x in arrays(case.length))
+        found = ruvattn.attention(q, k, v, **options)
+        expected = ruvattn.attention(q, k, v, mask=case.rows(range(case.length))[None])
+        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=case.name)
+
+
+def test_pairs_of_sparse_cases_are_counted_by_blocks():
+    from sparse_cases import HEADS
+
+    for case, _ in small_cases():
+        seen = case.rows(range(case.length))
+        assert case.pairs == seen.sum() * (HEADS // len(seen)), case.name
+        counts = case.count(64)
+        blocks = case.length // 64
+        assert np.array_equal(counts, seen.reshape(len(seen), blocks, 64, blocks, 64).sum((2, 4))), case.name
+
+
+def test_sparse_cases_have_distinct_names_and_known_peers():
+    from sparse_cases import CASES
+
+    assert len({case.name for case in CASES}) == len(CASES)
+    for case in CASES:
+        assert set(case.bars) <= set(case.versus) <= {"flex", "sdpa", "sdpa causal", "sdpa mask"}
+        assert case.length % case.flex_block == 0
+
+
+def test_a_tenth_of_the_blocks_is_active():
+    from sparse_cases import block_sparse
+
+    for block in (64, 128):
+        case = block_sparse(8192, block)
+        table = case.table()
+        assert table.diagonal().all()
+        assert table.mean() == pytest.approx(0.1, rel=0.01)
+
+
+def test_time_per_row_is_relative_to_the_shortest():
+    import timing
+
+    rows = list(timing.run_child("sparse-scaling", {"lengths": [512, 1024], "threads": 1, "rounds": 1}, threads=1))
+    assert [row["length"] for row in rows] == [512, 1024]
+    assert rows[0]["relative"] == 1.0
+    assert rows[1]["relative"] == rows[1]["per_row"] / rows[0]["per_row"]
+
+
+def test_memory_of_a_window_follows_the_length():
+    """The bar of the project on shorter sequences, of which one already holds more than the pages that the system counts too late."""
+    import sparse_figures
+    import timing
+
+    short, long = (next(timing.run_child("sparse-memory", {"case": "window", "length": n, "threads": 1}, threads=1)) for n in (8192, 32768))
+    assert long["share"] < 0.2
+    assert long["extra"] < sparse_figures.MEMORY_BAR * 4 * max(short["extra"], 2**18)
+
+
 def test_calls_and_imports_are_reported_as_json():
     result = peers("--calls", "--import", "--rounds", "1", "--json")
     assert result.returncode == 0, result.stderr
@@ -267,6 +339,7 @@ def test_a_process_that_fails_ends_the_script():
     ("arguments", "says"),
     [
         (["--shapes", "no such shape"], "no such shape"),
+        (["--sparse", "--cases", "no such mask"], "no such mask"),
         (["--threads", "0"], "--threads"),
         (["--rounds", "none"], "--rounds"),
     ],
@@ -278,8 +351,9 @@ def test_a_wrong_option_is_one_line_and_code_2(arguments, says):
     assert "Traceback" not in result.stderr
 
 
-def test_without_torch_the_comparison_says_what_to_install():
-    result = start("-c", "import sys; sys.modules['torch'] = None; import peers; peers.main([])")
+@pytest.mark.parametrize("arguments", [[], ["--sparse"], ["--all"]])
+def test_without_torch_the_comparison_says_what_to_install(arguments):
+    result = start("-c", f"import sys; sys.modules['torch'] = None; import peers; peers.main({arguments})")
     assert result.returncode == 2
     assert "pip install torch" in result.stderr
     assert "Traceback" not in result.stderr

@@ -27,7 +27,7 @@ def coin(shape: tuple[int, ...], share: float = 0.5) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Problem:
-    """What `ruvattn.attention` is asked: shapes of q, k (that of q if not given) and v (that of k), dtype, and the options.
+    """What a function of ruvattn is asked: shapes of q, k (that of q if not given) and v (that of k; empty: it takes none), dtype, and the options.
 
     An option that is a function without arguments is called for its value, so that nothing is made before a benchmark needs it.
     """
@@ -37,16 +37,18 @@ class Problem:
     v: tuple[int, ...] | None = None
     dtype: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
+    function: str = "attention"
 
     def call(self, threads: int) -> Callable[[], Any]:
         """Return the call, which then is ready to be timed."""
         import ruvattn
 
         k = self.k or self.q
-        shapes = (self.q, k, self.v or k)
+        v = k if self.v is None else self.v
+        shapes = [self.q, k, *([v] if v else [])]
         arrays = [normal(shape, self.dtype, seed) for seed, shape in enumerate(shapes)]
         options = {name: value() if callable(value) else value for name, value in self.options.items()}
-        return partial(ruvattn.attention, *arrays, threads=threads, **options)
+        return partial(getattr(ruvattn, self.function), *arrays, threads=threads, **options)
 
 
 @cache
