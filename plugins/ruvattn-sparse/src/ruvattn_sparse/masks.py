@@ -353,7 +353,8 @@ class BlockSparse(PicturedMask):
         flat = index[-2] * self._keys + index[-1]
         if self.by_head:
             flat = flat + index[0] * (self._rows * self._keys)
-        self._flat = np.unique(flat)
+        flat = np.sort(flat)  # np.unique hashes, which takes a quarter of a second for a hundred thousand blocks (NumPy 2.4)
+        self._flat = flat[np.diff(flat, prepend=-1) > 0]
         width = max(self._keys, 1)
         first = np.ones(self._flat.size, bool)
         first[1:] = (np.diff(self._flat) > 1) | (self._flat[1:] % width == 0)
