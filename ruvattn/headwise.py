@@ -484,6 +484,27 @@ class HeadwiseAttention(Attention):
         """
         return keys_per_row(lk, options)
 
+    def keys_seen(self, lq: int, lk: int, width: int, options: Mapping[str, Any]) -> list[slice] | None:
+        """Return where the keys are that some query of a call sees: with ``check_finite``, other keys and values go unchecked.
+
+        One query over a long sequence of which it sees a little would else take as long as looking at all of that.
+
+        Parameters
+        ----------
+        lq, lk : int
+            Queries and keys.
+        width : int
+            How many numbers a key has.
+        options : mapping
+            As for `attend_heads`.
+
+        Returns
+        -------
+        list of slice, or None
+            None, as here: all over.
+        """
+        return None
+
     def output_dim(self, value_width: int) -> int:
         """Return V', the width of the output.
 
@@ -608,10 +629,11 @@ class HeadwiseAttention(Attention):
         if not self._check_finite:
             return
         check_finite(q, names[0])
+        spans = self.keys_seen(q.shape[-2], k.shape[-2], k.shape[-1], options)
         if k is not q:
-            check_finite(k, names[1])
+            _check_rows(k, names[1], spans)
         if v is not k:
-            check_finite(v, names[2])
+            _check_rows(v, names[2], spans)
         bias = options.get("bias")
         if bias is not None:
             array = np.asarray(bias)
@@ -622,6 +644,19 @@ class HeadwiseAttention(Attention):
                 wrong = np.isnan(array) | (array == np.inf)
                 at = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), array.shape))
                 raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
+
+
+def _check_rows(array: np.ndarray, name: str, spans: list[slice] | None) -> None:
+    """Raise where some rows hold NaN or infinity."""
+    if spans is None:
+        check_finite(array, name)
+        return
+    try:
+        for span in spans:
+            check_finite(array[..., span, :], name)
+    except InvalidInputError:
+        check_finite(array, name)  # which counts from the beginning
+        raise
 
 
 def _native(x: Any, name: str) -> np.ndarray:

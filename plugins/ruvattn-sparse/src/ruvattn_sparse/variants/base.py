@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ruvattn import Pattern, SparseAttention, attention
+from ruvattn.call import mask_pattern
 from ruvattn.errors import DimensionMismatchError
 from ruvattn.headwise import HeadwiseAttention, keys_per_row
 from ruvattn.key_ranges import known_ranges
@@ -295,7 +296,7 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
     def _instead(self, query: Any, keys: Any, values: Any, options: dict[str, Any], *, mask: Any = None, top_k: int | None = None) -> np.ndarray:
         """Attend without the variant's own mask."""
         if mask is not None:
-            options = {**options, "mask": mask if options.get("mask") is None else as_pattern(mask) & as_pattern(options["mask"])}
+            options = {**options, "mask": mask if options.get("mask") is None else mask_pattern(mask) & mask_pattern(options["mask"])}
         out, context = self._attend_plainly(query, keys, values, options, top_k)
         self._remember(context)
         return out

@@ -9,7 +9,7 @@ import numpy as np
 from ruvattn import BoolMask, Pattern
 from ruvattn.pattern_algebra import And
 
-from ..masks import COO, BlockSparse
+from ..masks import COO, BlockSparse, PatternMask
 from ..patterns import BigBird, Dilated, Fixed, LocalGlobal, Streaming, Strided
 
 __all__ = ["most_keys"]
@@ -40,9 +40,15 @@ def _(mask: And, lk: int) -> int:
 
 
 @most_keys.register
+def _(mask: PatternMask, lk: int) -> int:
+    return most_keys(mask.pattern, lk)
+
+
+@most_keys.register
 def _(mask: LocalGlobal, lk: int) -> int:
+    tokens = mask.global_tokens if isinstance(mask.global_tokens, int) else len(mask.global_tokens)
     # A query that is global itself sees everything.
-    return lk if np.size(mask.global_tokens) and np.any(mask.global_tokens) else min(2 * mask.window_size + 1, lk)
+    return lk if tokens else min(2 * mask.window_size + 1, lk)
 
 
 @most_keys.register
