@@ -6,6 +6,7 @@ that go by the index of a row can stand beside each other: each is asked in its 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .key_ranges import KeyRanges, answered, combined, complement, known_ranges
 from .patterns import Pattern
 from .validation import is_scipy_sparse
 
-__all__ = ["And", "Not", "Or", "as_pattern"]
+__all__ = ["And", "Not", "Or", "as_pattern", "over_entries"]
 
 
 def as_pattern(x: Any) -> Pattern | None:
@@ -39,6 +40,24 @@ def as_pattern(x: Any) -> Pattern | None:
     return BoolMask(x) if isinstance(x, np.ndarray) else None
 
 
+def over_entries(pattern: Pattern, lead: tuple[int, ...]) -> Pattern:
+    """Return a pattern whose arrays have all leading axes of a call, so that they can tell batch entries by their number.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        What fits the call.
+    lead : tuple of int
+        The leading axes of the call.
+
+    Returns
+    -------
+    Pattern
+        The same object for the same pattern and axes; itself if no array in it repeats along one of several axes.
+    """
+    return pattern.over(lead) if len(lead) > 1 and isinstance(pattern, BoolMask | _Combined) else pattern
+
+
 class _Combined(Pattern):
     """What a set of operands has in common."""
 
@@ -54,15 +73,32 @@ class _Combined(Pattern):
         self.by_head = any(operand.by_head for operand in operands)
         self.by_batch = any(operand.by_batch for operand in operands)
         self.positional = any(operand.positional for operand in operands)
+        self._kept: dict[tuple[int, ...], Pattern] = {}
 
     def at(self, offset: int) -> Pattern:
         """Return the same with each operand that goes by the index of a row asked for its own."""
         if offset == 0 or all(operand.positional and not isinstance(operand, _Combined) for operand in self.operands):
             return self
-        moved = [operand.at(offset) for operand in self.operands]
-        if all(a is b for a, b in zip(moved, self.operands, strict=True)):
+        return self.of([operand.at(offset) for operand in self.operands])
+
+    def of(self, operands: list[Pattern]) -> Pattern:
+        """Return the same of other operands."""
+        if all(a is b for a, b in zip(operands, self.operands, strict=True)):
             return self
-        return type(self)(*moved)
+        twin = copy.copy(self)
+        twin.operands = tuple(operands)
+        return twin
+
+    def over(self, lead: tuple[int, ...]) -> Pattern:
+        """Return the same with arrays that have all leading axes of a call; the same object for the same ones."""
+        if not self.by_batch:
+            return self
+        spread = [over_entries(operand, lead) for operand in self.operands]
+        # Patterns hold their operands, so that an id is that of a living object.
+        return self if (twin := self.of(spread)) is self else self._kept.setdefault(tuple(map(id, spread)), twin)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if one of the operands has another shape than a call."""
@@ -105,7 +141,6 @@ class And(_Combined):
     def __init__(self, *operands: Pattern) -> None:
         super().__init__(*operands)
         self.scattered = any(operand.scattered for operand in operands)
-        self._kept: dict[tuple[int, ...], Pattern] = {}
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Return whether all allow it."""
@@ -138,11 +173,7 @@ class And(_Combined):
             return left[0] if left else None
         if len(left) == len(self.operands) and all(a is b for a, b in zip(left, self.operands, strict=True)):
             return self
-        # Patterns hold their operands, so that an id is that of a living object.
         return self._kept.setdefault(tuple(map(id, left)), And(*left))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}
 
 
 class Or(_Combined):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dropout import kept_weights
+from .pattern_algebra import over_entries
 from .patterns import Pattern
 from .scores import Dot, Tile
 from .validation import is_scipy_sparse
@@ -228,6 +229,7 @@ def _mask(mask: Any, start: np.ndarray, lead: tuple[int, ...], heads: int, lq: i
         return np.broadcast_to(dense, full)
     if not isinstance(mask, Pattern):
         return np.broadcast_to(np.asarray(mask), full)
+    mask = over_entries(mask, lead)
     found = np.empty(full, bool)
     for batch, index in enumerate(np.ndindex(lead)):
         # What goes by the index of a row is asked for that, although all rows are counted by their positions here.
