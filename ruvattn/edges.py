@@ -266,10 +266,12 @@ def attend_sets(
         The logits themselves, before softcap and bias; −inf masks. Neither q nor k is looked at then, but for their shapes.
     bias : ndarray, broadcastable to (..., Hq, E), optional
         Added to the logits; −inf masks.
-    softcap, dropout, seed : optional
+    softcap : float, default 0
         As for `edge_attention`; 0 is none.
     sinks : ndarray, (Hq,), optional
         Contiguous, compute dtype.
+    dropout, seed : optional
+        As for `edge_attention`.
     weights : ndarray, broadcastable to (..., Hq, E), optional
         Written. Where each set has edges of its own, (E,) is enough.
     threads : int, default 1

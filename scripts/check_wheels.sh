@@ -25,7 +25,8 @@ from ruvattn.build import DTYPES, ISAS
 
 for isa in ISAS:
     for dtype in DTYPES:
-        assert any(name.startswith(f"kernels/tile_{isa}_{dtype}.") for name in have), f"the wheel lacks tile_{isa}_{dtype}"
+        for kernel in ("tile", "edge"):
+            assert any(name.startswith(f"kernels/{kernel}_{isa}_{dtype}.") for name in have), f"the wheel lacks {kernel}_{isa}_{dtype}"
 PY
 venv/bin/ruvattn info
 venv/bin/ruvattn plugins

@@ -352,6 +352,35 @@ def test_a_child_of_a_fork_can_go_on():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        # 4,096 heads over rows of 10,000 edges: far more than is done by then
+        "x = np.ones((1, 100, 4), np.float32); q = np.broadcast_to(x, (4096, 100, 4)); rows, degree = 100, 10_000",
+        # two rows whose dots overflow, each of which takes seconds in wide arithmetic
+        "q = x = np.full((1, 2, 512), 1e30, np.float32); rows, degree = 2, 6_000_000",
+    ],
+    ids=["many edges", "wide arithmetic"],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_call_answers_ctrl_c(work, threads):
+    code = f"""
+        import os, signal, threading, numpy as np, ruvattn
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        {work}
+        indices = np.zeros(rows * degree, np.int32)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            ruvattn.edge_attention(q, x, x, np.arange(rows + 1) * degree, indices, threads={threads})
+        except KeyboardInterrupt:
+            out = ruvattn.edge_attention(q[:1, :2], x, x, [0, 1, 2], [0, 1], threads={threads})
+            print("interrupted", np.array_equal(out, x[:, :2]))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "interrupted True\n", done.stderr
+
+
 # --- what isn't finite ------------------------------------------------------------------------------------------------------------
 
 

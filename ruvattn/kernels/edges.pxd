@@ -390,6 +390,16 @@ cdef inline bint interrupted(const Edges *p) noexcept with gil:
     return False
 
 
+cdef inline bint called_off(const Edges *p, double *since, double work) noexcept nogil:
+    """Whether to stop, asked after so much work: thread 0 is the caller's, the only one that can be the main one, and looks for signals."""
+    since[0] += work
+    if since[0] > EDGE_PATIENCE and omp_get_thread_num() == 0:
+        since[0] = 0
+        if interrupted(p):
+            p.stop[0] = 1
+    return p.stop[0] != 0
+
+
 cdef inline bint wide_logit(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e, wide *found) noexcept nogil:
     """The logit of edge e, or False where it is masked."""
     cdef const real *q = p.q + p.q_at[b] + h * p.q_head + i * p.q_row
@@ -437,6 +447,8 @@ cdef inline void wide_row_of_edges(const Edges *p, Py_ssize_t b, Py_ssize_t h, P
     if p.logits == NULL and not all_finite(p.q + p.q_at[b] + h * p.q_head + i * p.q_row, key_width(p)):
         return
     for e in range(e0, e1):
+        if called_off(p, &since, key_width(p) + width):
+            return
         if not wide_logit(p, b, h, i, e, &s):
             continue
         if s != s or s - s != 0 or (p.out != NULL and not all_finite(value_of(p, b, h, e), p.dv)):
@@ -450,6 +462,8 @@ cdef inline void wide_row_of_edges(const Edges *p, Py_ssize_t b, Py_ssize_t h, P
     if p.sinks != NULL and <wide>p.sinks[h] > top:
         top = <wide>p.sinks[h]
     for e in range(e0, e1):
+        if called_off(p, &since, key_width(p)):
+            return
         if wide_logit(p, b, h, i, e, &s):
             total += wide_exp(s - top)
     if p.sinks != NULL:
@@ -462,13 +476,7 @@ cdef inline void wide_row_of_edges(const Edges *p, Py_ssize_t b, Py_ssize_t h, P
         for t in range(count):
             sums[t] = 0
         for e in range(e0, e1):
-            # thread 0 is the caller's, the only one that can be the main one
-            since += 3.0 * (key_width(p) + count)
-            if since > EDGE_PATIENCE and omp_get_thread_num() == 0:
-                since = 0
-                if interrupted(p):
-                    p.stop[0] = 1
-            if p.stop[0]:
+            if called_off(p, &since, key_width(p) + count):
                 return
             weight = 0
             if wide_logit(p, b, h, i, e, &s):

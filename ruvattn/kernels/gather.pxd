@@ -107,6 +107,10 @@ cdef inline void gather_dots(const real *q, const real *k, Py_ssize_t ldk, const
             c1 = c1 + tail * v_real(v_ubits(v_load(k1 + d - VLEN)) & mask)
             c2 = c2 + tail * v_real(v_ubits(v_load(k2 + d - VLEN)) & mask)
             c3 = c3 + tail * v_real(v_ubits(v_load(k3 + d - VLEN)) & mask)
+        if whole > 0 and not add:
+            v_sum_four(c0, c1, c2, c3, s + j)
+            j += 4
+            continue
         if whole > 0:
             v_sum_four(c0, c1, c2, c3, sums)
         else:
