@@ -15,7 +15,7 @@ Where things are:
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
     explicit_patterns.py, pattern_algebra.py  patterns that hold their pairs, and that are made of others by &, | and ~
     sparse_mask.py   what can be counted, listed and handed to scipy.sparse
-    running.py       between the public functions and the kernels
+    running.py       between the public functions and the kernels;  residues.py  for patterns of every s-th key
     planning.py, key_ranges.py  from a pattern to what a kernel walks through;  listed.py  to the pairs themselves, where they are few
     kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
     reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite

@@ -34,7 +34,7 @@ from .validation import (
     is_scipy_sparse,
 )
 
-__all__ = ["Call", "mask_pattern", "narrower", "read_call"]
+__all__ = ["Call", "mask_pattern", "narrower", "read_call", "take_pattern"]
 
 MAX_LENGTH = 2**30 - 1
 """Positions within a sequence are 32-bit numbers in the kernels."""
@@ -102,6 +102,22 @@ class Call:
             mask=None if self.mask is None else self.mask[..., first:stop, :],
             bias=None if self.bias is None else self.bias[..., first:stop, :],
             pattern=None if self.pattern is None else self.pattern.at(-first),
+        )
+
+    def of_head(self, head: int) -> Call:
+        """Return the call for one of its query heads, without its pattern; sinks and dropout are the caller's."""
+        from dataclasses import replace
+
+        group = self.heads // self.k.shape[-3]
+        query, key = slice(head, head + 1), slice(head // group, head // group + 1)
+        return replace(
+            self,
+            q=self.q[..., query, :, :],
+            k=self.k[..., key, :, :],
+            v=self.v[..., key, :, :],
+            mask=None if self.mask is None else self.mask[..., query, :, :],
+            bias=None if self.bias is None else self.bias[..., query, :, :],
+            pattern=None,
         )
 
     def row_positions(self) -> np.ndarray:
@@ -338,6 +354,11 @@ def mask_pattern(mask: Any) -> Pattern:
 def _read_pattern(pattern: Pattern, call: Call) -> None:
     """Take a pattern; the built-in ones become what the kernels know by heart."""
     pattern.check_fits(call.lead, call.heads, call.lq, call.lk)
+    take_pattern(pattern, call)
+
+
+def take_pattern(pattern: Pattern, call: Call) -> None:
+    """Give a call without a pattern one that fits it."""
     rest = _unknown(pattern, call)
     call.pattern = None if rest is None else over_entries(rest, call.lead)
 
@@ -345,6 +366,9 @@ def _read_pattern(pattern: Pattern, call: Call) -> None:
 def _unknown(pattern: Pattern, call: Call) -> Pattern | None:
     """Hand on what the kernels know, and return the rest: the same object for the same pattern, by which its plans are kept."""
     kind = type(pattern)
+    parts = None if pattern.by_head else pattern.strided_parts()
+    if parts is not None and len(parts) == 1 and parts[0][0] == 1:  # another name for that
+        return _unknown(parts[0][1], call)
     if isinstance(pattern, And) and kind is And:
         return pattern.only([rest for operand in pattern.operands if (rest := _unknown(operand, call)) is not None])
     if kind is Causal:

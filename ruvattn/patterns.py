@@ -13,6 +13,7 @@ pairs are in ``explicit_patterns.py``, and what ``&``, ``|`` and ``~`` make of p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,24 @@ class Pattern:
         from .planning import listed_pairs
 
         return listed_pairs(self, i0, i1, lk, head, batch)
+
+    def strided_parts(self, head: int = 0) -> Sequence[tuple[int, Pattern]] | None:
+        """Return the set as a union of disjoint parts that live on every s-th row and key; None, the default, where there is no such form.
+
+        Each part is then a dense problem for each residue of the positions mod s, which no tile of the original is. A pattern that has parts for one
+        head has them for all.
+
+        Parameters
+        ----------
+        head : int
+            As for `allowed`. The patterns of the parts are for that head, and don't tell heads apart.
+
+        Returns
+        -------
+        sequence of (int, Pattern), or None
+            Part (s, p) holds the pairs (i, j) with s dividing i − j of which p has (i // s, j // s). ``[(1, p)]`` says that the pattern is p.
+        """
+        return None
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if the pattern is of another shape than a call.

@@ -1,6 +1,7 @@
 """What stands between the public functions and the kernels: parts by name, a call run, and what is done to its result.
 
-    Call, BoundScore ─► run ─┬─► plans ─► kernel.attend          tiles
+    Call, BoundScore ─► run ─┬─► plans ─► kernel.attend            tiles
+                             ├─► ruvattn.residues ─► run           patterns of every s-th row and key
                              └─► ruvattn.listed ─► ruvattn.edges   pairs that are few and scattered
     run ─► logits_of ─► weights_of ─► reduce_rows                 dense, for looking and for what needs whole rows
     acc ─► finish, add_sinks, narrowed                            an aggregate's end, and the dtype of the result
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,17 @@ def run(
         return
     kernel = tile_kernel(call.compute)
     scale, score = bound
+    if out is not None and lse is not None and call.pattern is not None and score is None:
+        from .residues import attend_residues, residues_fit
+
+        if residues_fit(call):
+            attend_residues(
+                replace(call, sinks=None), v, scale, out, lse,
+                lambda own, values, factor, acc, sums: run(own, values, (factor, None), acc, sums, None, threads),
+            )  # fmt: skip
+            if call.sinks is not None:
+                add_sinks(out, lse, call.sinks)
+            return
     if out is not None and lse is not None and call.pattern is not None and call.pattern.scattered and (score is None or score.forward is not None):
         from .listed import attend_listed, edge_sets
 

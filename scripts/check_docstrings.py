@@ -38,7 +38,8 @@ PUBLIC = {
     "headwise", "hookspecs", "interfaces", "isa", "manifold", "patterns", "plugins", "reference", "registry", "scores", "selection", "sparse_mask",
     "testing", "threads",
 }  # fmt: skip
-INTERNAL = {"__main__", "call", "cli", "dropout", "kernels", "key_ranges", "listed", "pattern_algebra", "planning", "running", "validation"}
+INTERNAL = {"__main__", "call", "cli", "dropout", "kernels", "key_ranges", "listed", "pattern_algebra", "planning", "residues", "running",
+            "validation"}
 
 # A property says in its one line what it is; what implements or overrides is documented where it is declared.
 NOT_OF_METHODS = {"PR01", "RT01", "YD01"}

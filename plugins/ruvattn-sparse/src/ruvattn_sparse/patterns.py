@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ruvattn import Pattern, Window
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.validation import FAR, as_numbers, check_int, check_seed
 
@@ -30,9 +31,6 @@ def _interval_counts(first: np.ndarray, last: np.ndarray, lk: int) -> np.ndarray
     """Return how many keys lie in [first, last], row by row."""
     return np.maximum(np.minimum(last + 1, lk) - np.maximum(first, 0), 0)
 
-
-SCATTERED_STRIDE, SCATTERED_DILATION = 32, 8
-"""From where on keys lie so far apart that it pays to list them: from there tiles compute so much that is masked (measured; 2 to 4 times at 64)."""
 
 LISTED_ROWS = 1024
 """Rows whose pairs are listed at once."""
@@ -85,7 +83,11 @@ class Strided(PicturedMask):
     def __init__(self, stride: int, window_size: int | None = None) -> None:
         self.stride = min(check_int(stride, "stride", 1), FAR)
         self.window_size = self.stride - 1 if window_size is None else check_window_size(window_size)
-        self.scattered = self.stride >= SCATTERED_STRIDE
+
+    def strided_parts(self, head: int = 0) -> list[tuple[int, Pattern]]:
+        """Return the window, and what is beyond it at every stride."""
+        beyond = self.window_size // self.stride
+        return [(1, Window(self.window_size, self.window_size)), (self.stride, ~Window(beyond, beyond))]
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Return |i − j| ≤ window_size or (i − j) % stride = 0."""
@@ -241,7 +243,10 @@ class Dilated(PicturedMask):
                 raise InvalidInputError(f"dilation must be an int from 1 or a sequence of them, one for each head, got {dilation!r}")
             self.dilation = self._dilations = tuple(min(check_int(d, f"dilation[{at}]", 1), FAR) for at, d in enumerate(array.tolist()))
             self.by_head, self.heads = True, len(self._dilations)
-        self.scattered = min(self._dilations) >= SCATTERED_DILATION
+
+    def strided_parts(self, head: int = 0) -> list[tuple[int, Pattern]]:
+        """Return the one part there is, a window of keys at the dilation."""
+        return [(self._dilations[head if self.by_head else 0], Window(self.window_size, self.window_size))]
 
     @property
     def conformance_shape(self) -> tuple[int | None, ...]:
@@ -394,6 +399,12 @@ class LocalGlobal(PicturedMask):
         if self.positions is None:
             return None, None, None, None
         return self.lead[0] if self.by_batch else None, None, self.positions.shape[-1], None
+
+    def strided_parts(self, head: int = 0) -> list[tuple[int, Pattern]] | None:
+        """Return the window, where that is all there is."""
+        if self._tokens or self.positions is not None:
+            return None
+        return [(1, Window(self.window_size, self.window_size))]
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if there is not a position for each query."""
