@@ -145,6 +145,13 @@ def test_grouped_queries_use_the_key_head_of_their_group(build, hq, hk):
     assert_edges_agree(q, k, v, *structure(5, random_degrees(5, 20), 30), scale=np.linspace(-1, 1, hq))
 
 
+def test_grouped_queries_of_long_rows_are_taken_together():
+    q, k, v = make(5, 5, 30, hq=4, hk=2)
+    shape = structure(5, [5 * CHUNK, 0, 3, CHUNK, 2], 30)
+    out, _, _ = assert_edges_agree(q, k, v, *shape)
+    assert same_bits(out, edge_attention(q, np.repeat(k, 2, 0), np.repeat(v, 2, 0), *shape))
+
+
 def test_two_axes_are_one_head():
     q, k, v = (x[0] for x in make(6, 20, 30, 8, 5))
     shape = structure(6, random_degrees(6, 20), 30)
@@ -156,7 +163,7 @@ def test_two_axes_are_one_head():
 def test_heads_that_lie_side_by_side_in_memory_are_not_copied():
     # (L, H, D), as a projection leaves them: the engine then takes the heads together, which changes no bit
     q, k, v = (x.swapaxes(0, 1).copy().swapaxes(0, 1) for x in make(7, 40, 30, 8, hq=3, hk=3))
-    shape = structure(7, [*random_degrees(7, 39), 3 * CHUNK], 30)
+    shape = structure(7, [*random_degrees(7, 39), 9 * CHUNK], 30)
     together = assert_edges_agree(q, k, v, *shape)
     apart = edge_attention(*(x.copy() for x in (q, k, v)), *shape, return_lse=True, return_weights=True)
     assert all(same_bits(a, b) for a, b in zip(together, apart, strict=True))

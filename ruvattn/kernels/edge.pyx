@@ -33,6 +33,7 @@ DTYPE = np.dtype("f%d" % sizeof(real))
 cdef enum:
     CHUNK = 2048           # units of a task; an edge is one
     HEADER = 4             # units of a row as such: what it costs even without edges
+    TASKS = 8              # enough to keep two to four threads busy to the end
     NEAR = 1 << 19         # bytes of K and V that the second-level cache holds anyway
 
 # Multiply-adds of a thread between looks for Ctrl-C, for which all threads wait: a tenth of a second with AVX2.
@@ -307,7 +308,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     """
     cdef Edges p
     cdef int nd = q.ndim, i
-    cdef Py_ssize_t batch = 1, n
+    cdef Py_ssize_t batch = 1, n, units
     cdef Py_ssize_t *tables
     cdef cnp.ndarray array
     cdef object capsule
@@ -350,6 +351,10 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     p.span = 1
     if set_head == 0:
         p.span = p.heads if p.k_head < p.k_row and p.group == 1 else p.group
+        # not where that leaves a team without work: a row or two of many heads
+        units = p.edges + HEADER * p.lq * batch if set_batch else (p.edges + HEADER * p.lq) * batch
+        if units // CHUNK * (p.heads // p.span) < TASKS:
+            p.span = 1
     p.items = batch * (p.heads // p.span)
     tables = <Py_ssize_t *>PyMem_RawMalloc((7 * batch + p.items + 1) * sizeof(Py_ssize_t))
     if tables == NULL:
