@@ -16,7 +16,7 @@ import numpy as np
 
 from ruvattn import Pattern, SparseAttention, attention
 from ruvattn.call import mask_pattern
-from ruvattn.errors import DimensionMismatchError
+from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.headwise import HeadwiseAttention, keys_per_row
 from ruvattn.key_ranges import known_ranges
 from ruvattn.selection import choose_keys
@@ -103,14 +103,17 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
     _choice: tuple[int | None, float | None] | None = None
 
     def __init__(self, embed_dim: int, num_heads: int = 1, *, own: Mapping[str, Any] | None = None, **options: Any) -> None:
+        unknown = [name for name in options if name != "dropout_rate" and name not in COMMON]
+        if unknown:
+            takes = ", ".join(("embed_dim", "num_heads", *self.own_options, "dropout_rate", *(x for x in COMMON if x not in self.own_options)))
+            raise InvalidInputError(f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {takes}")
         super().__init__(embed_dim, num_heads, own=own, **options)
 
     def _make_parts(self) -> None:
         super()._make_parts()
         self._kept = Kept(KEPT)
-        if "_mask" in self.__dict__:  # unpickled or copied: patterns are values
-            return
-        self._mask = self.make_mask()
+        if "_mask" not in self.__dict__:  # else it was there before: patterns are values, and are pickled and copied as they are
+            self._mask = self.make_mask()
         heads = getattr(self._mask, "heads", None)
         if heads not in (None, self.num_heads):
             raise DimensionMismatchError(f"num_heads must be {heads}, for so many heads the mask tells apart, got {self.num_heads}: {self._mask!r}")

@@ -280,11 +280,6 @@ class BlockSparseAttention(_Explicit):
             return None
         return BlockSparse(given["block_size"], given["active_blocks"], given["shape"])
 
-    def _rows(self) -> int:
-        mask = self._mask
-        assert mask is not None
-        return super()._rows()
-
 
 def _pairs_mask(pairs: Any, shape: Any) -> COO:
     """Return the mask of pairs in any of the forms that they are taken in."""
@@ -323,5 +318,6 @@ def _rows_mask(indptr: Any, indices: Any, num_keys: int | None) -> tuple[COO, in
         at = int(wrong[0])
         bound = "negative" if keys[at] < 0 else f"outside of the {num_keys} keys" if num_keys is not None else "further than any key"
         raise InvalidInputError(f"indices[{at}] is {keys[at]}, in row {int(np.searchsorted(ends, at, side='right')) - 1}, which is {bound}")
-    rows = np.repeat(np.arange(length), np.diff(ends.astype(np.int64)))
+    counts: np.ndarray = np.diff(ends.astype(np.int64))
+    rows = np.repeat(np.arange(length), counts)
     return COO(np.stack([rows, keys.astype(np.int64)], axis=1), None if num_keys is None else (length, limit)), length

@@ -323,7 +323,9 @@ class LocalGlobalAttention(SparseVariant):
     def __init__(self, embed_dim: int, num_heads: int = 1, *, window_size: int = 128, global_tokens: Any = 0, **options: Any) -> None:
         super().__init__(embed_dim, num_heads, own={"window_size": window_size, "global_tokens": global_tokens}, **options)
 
-    def attend(self, q: Any, k: Any = None, v: Any = None, *, positions: Any = None, mask: Any = None, **options: Any) -> tuple[np.ndarray, Context]:  # type: ignore[override]
+    def attend(
+        self, q: Any, k: Any = None, v: Any = None, *, positions: Any = None, mask: Any = None, **options: Any
+    ) -> tuple[np.ndarray, Context]:
         """Compute attention of the heads.
 
         Parameters
@@ -331,8 +333,8 @@ class LocalGlobalAttention(SparseVariant):
         q, k, v : array
             As for `HeadwiseAttention.attend`.
         positions : array of int, (Lq,) or (..., Lq), optional
-            Where each query stands among the keys, for all batch entries or for each. In place of ``query_offset``, as far as the pattern goes;
-            what else looks at positions, causal and window and some scores, has them from there.
+            Where each query stands among the keys, for all batch entries or for each, as far as the variant's own pattern goes. What else looks
+            at positions, causal and window and some scores, has them from ``query_offset`` as ever.
         mask, **options
             As for `HeadwiseAttention.attend`.
 
