@@ -10,6 +10,7 @@ small. Nothing here depends on the number of threads.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -126,7 +127,7 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
     """
     if not pattern.positional:
         offsets = np.zeros_like(offsets)
-    by_batch = bool(pattern.by_batch) or np.unique(offsets).size > 1
+    by_batch = bool(pattern.by_batch) or bool(np.any(offsets[1:] != offsets[:-1]))
     offsets = offsets if by_batch else offsets[:1]
     key = ("plans", lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes)
     known = _KEPT.find(pattern, key)
@@ -322,6 +323,10 @@ class _Kept:
     """What was made for patterns in earlier calls, by the pattern object; the longest unused goes first, and all of a pattern's when it goes."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Start anew: also in a process that was forked while another thread, which isn't there any more, may have held the lock."""
         self._lock = threading.RLock()
         self._things: OrderedDict[tuple[int, Any], tuple[Any, int]] = OrderedDict()
         self._owners: dict[int, Any] = {}
@@ -364,6 +369,9 @@ class _Kept:
 
 
 _KEPT = _Kept()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_KEPT.renew)
 
 
 def kept(pattern: Pattern, key: Any, make: Callable[[], Any]) -> Any:

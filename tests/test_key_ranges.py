@@ -103,7 +103,7 @@ def test_de_morgan():
 
 @pytest.mark.parametrize("operation", ["and", "or", "not", "rows"])
 def test_what_comes_out_is_true_of_every_set(operation):
-    """Of all blocks of two rows and two keys: nothing is allowed outside of the ranges, all is in full ones, and nothing certain is called partial."""
+    """Of all blocks of two rows and two keys: nothing is allowed outside of the ranges, all is in full ones, nothing certain is called partial."""
     blocks = [np.array(bits, bool).reshape(2, 2) for bits in itertools.product((False, True), repeat=4)]
     for a, b in itertools.product(blocks, repeat=2):
         ranges = [ranges_of(levels_of_rows(block)) for block in (a, b)]
