@@ -498,3 +498,33 @@ def test_every_build_is_as_wide_as_it_says():
             module = import_module(f"ruvattn.kernels.tile_{name}_{dtype}")
             assert module.VECTOR_BYTES == widths[name][dtype]
             assert module.DTYPE == dtype
+
+
+class FirstAndLast(ruvattn.Pattern):
+    """The first keys and the last ones up to the own position: a set that single rows know by ranges alone."""
+
+    def __init__(self, first, last, by_head=False, by_batch=False):
+        self.first, self.last, self.by_head, self.by_batch = first, last, by_head, by_batch
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return (j <= i) & ((j < self.first + head) | (i - j < self.last + batch))
+
+    def ranges(self, i0, i1, lk, *, head=0, batch=0):
+        if i1 - i0 > 1:
+            return None
+        end = min(max(i0 + 1, 0), lk)
+        first, last = min(self.first + head, end), max(i0 + 1 - self.last - batch, 0)
+        return ([0], [end], [True]) if last <= first else ([0, last], [first, end], [True, True]) if last < end else ([0], [first], [True])
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("hq", [1, 2, 4])
+@pytest.mark.parametrize("lq", [1, 2, 4])
+@pytest.mark.parametrize("apart", [(False, False), (True, False), (False, True), (True, True)], ids=["shared", "by head", "by entry", "by both"])
+def test_few_queries_with_a_pattern_agree_with_the_oracle(name, hq, lq, apart):
+    for lk, d in [(3, 4), (700, 16), (5000, 8)]:
+        q, k, v = make(lk + d, lq, lk, d, lead=(2,), hq=hq, hk=1 if hq < 4 else 2)
+        v[:, :, lk // 2] = np.nan if lk > 100 else 0  # which no row sees
+        with use_isa(name):
+            assert_agrees(q, k, v, mask=FirstAndLast(5, 40, *apart), query_offset="end", sinks=np.arange(hq), softcap=3.0)
+            assert_agrees(q, k, v, mask=FirstAndLast(0, 0, *apart), query_offset=[lk, -lq])

@@ -2,7 +2,7 @@
 """Few queries over many keys (decoding): keys in the lanes, since a panel of queries would be mostly empty.
 
 The query heads that share a key head are taken together, so K and V are read once: row r of a task is query r % lq of head
-hk·group + r // lq. What this path doesn't do (patterns, other scores, dropout, logits) goes through the panels.
+hk·group + r // lq. What this path doesn't do (plans with bits, other scores, dropout, logits) goes through the panels.
 """
 from libc.math cimport INFINITY, exp, isnan
 from libc.string cimport memcpy, memset
@@ -186,25 +186,12 @@ cdef inline void few_values(int rows, const real *s, const real *v, Py_ssize_t l
         store_rows(4, &a, c)
 
 
-cdef inline void few_attend(const Problem *p, Py_ssize_t b, Py_ssize_t hk, Py_ssize_t key0, Py_ssize_t key1, Few *f) noexcept nogil:
-    cdef Py_ssize_t nr = 2 * VLEN, rows = p.group * p.lq, r, c, j, k0, n, first, fresh, low = key1, high = key0, t
-    cdef const real *q
+cdef inline void few_range(const Problem *p, Py_ssize_t b, Py_ssize_t hk, Py_ssize_t k0, Py_ssize_t high, Few *f) noexcept nogil:
+    """Keys [k0, high), of which every row sees what its interval, the mask and the bias let it see."""
+    cdef Py_ssize_t nr = 2 * VLEN, rows = p.group * p.lq, r, c, j, n, first, fresh, t
     cdef const real *k = p.k + p.k_at[b] + hk * p.k_head
     cdef const real *v = p.v + p.v_at[b] + hk * p.v_head
     cdef real alpha[FEW_ROWS]
-    cdef real scale
-    for r in range(rows):
-        q = p.q + p.q_at[b] + (hk * p.group + r // p.lq) * p.q_head + (r % p.lq) * p.q_row
-        scale = p.scale[hk * p.group + r // p.lq]
-        for c in range(p.d):
-            f.q[r * p.d + c] = q[c] * scale
-        t = row_low(p, b, r % p.lq)
-        low = t if t < low else low
-        t = row_high(p, b, r % p.lq)
-        high = t if t > high else high
-    few_reset(p, f)
-    k0 = low if low > key0 else key0
-    high = high if high < key1 else key1
     while k0 < high:
         n = high - k0 if high - k0 < FEW_KEYS else FEW_KEYS
         j = 0
@@ -249,6 +236,45 @@ cdef inline void few_attend(const Problem *p, Py_ssize_t b, Py_ssize_t hk, Py_ss
                     f.o[r * p.dv + c + j] = f.o[r * p.dv + c + j] * alpha[r] + f.c[r * nr + c - first + j]
             c += nr
         k0 += n
+
+
+cdef inline bint few_can(const Problem *p) noexcept nogil:
+    """Whether the plan, if there is one, has no bits, and says the same for the heads that share keys."""
+    cdef Py_ssize_t seg
+    if p.plan_ptr == NULL:
+        return True
+    if p.lq > p.plan_rows or (p.plan_head != 0 and p.group > 1):
+        return False
+    for seg in range(p.plan_ptr[(p.batch - 1) * p.plan_batch + (p.heads - 1) * p.plan_head + 1]):
+        if p.plan_bit[seg] >= 0:
+            return False
+    return True
+
+
+cdef inline void few_attend(const Problem *p, Py_ssize_t b, Py_ssize_t hk, Py_ssize_t key0, Py_ssize_t key1, Few *f) noexcept nogil:
+    cdef Py_ssize_t rows = p.group * p.lq, r, c, low = key1, high = key0, t, entry, seg, start, stop
+    cdef const real *q
+    cdef real scale
+    for r in range(rows):
+        q = p.q + p.q_at[b] + (hk * p.group + r // p.lq) * p.q_head + (r % p.lq) * p.q_row
+        scale = p.scale[hk * p.group + r // p.lq]
+        for c in range(p.d):
+            f.q[r * p.d + c] = q[c] * scale
+        t = row_low(p, b, r % p.lq)
+        low = t if t < low else low
+        t = row_high(p, b, r % p.lq)
+        high = t if t > high else high
+    few_reset(p, f)
+    low = low if low > key0 else key0
+    high = high if high < key1 else key1
+    if p.plan_ptr == NULL:
+        few_range(p, b, hk, low, high, f)
+        return
+    entry = b * p.plan_batch + hk * p.group * p.plan_head
+    for seg in range(p.plan_ptr[entry], p.plan_ptr[entry + 1]):
+        start = p.plan_start[seg] if p.plan_start[seg] > low else low
+        stop = p.plan_stop[seg] if p.plan_stop[seg] < high else high
+        few_range(p, b, hk, start, stop, f)
 
 
 cdef inline void few_merge(const Problem *p, const Few *other, Few *f) noexcept nogil:

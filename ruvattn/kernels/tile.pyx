@@ -21,7 +21,7 @@ from libc.math cimport sqrt
 from libc.string cimport memset
 
 from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
-from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_finish, few_merge, few_reset
+from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
 from .softmax cimport exp_four
@@ -310,8 +310,8 @@ cdef int execute(Problem *p, int threads, object score) except -1:
         return 0
     p.raised = <void *>raised
     p.stop = &stop
-    few = (p.group * p.lq <= FEW_ROWS and p.forward == NULL and p.python == NULL and p.plan_ptr == NULL and not p.dropout and p.logits == NULL
-           and p.top_k == 0 and p.planes == 1)
+    few = (p.group * p.lq <= FEW_ROWS and p.forward == NULL and p.python == NULL and not p.dropout and p.logits == NULL and p.top_k == 0
+           and p.planes == 1 and few_can(p))
     choose_blocks(p, few)
     if p.python != NULL:
         pad = np.zeros((p.planes if p.planes > 0 else 1, (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN),
