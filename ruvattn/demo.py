@@ -267,7 +267,7 @@ def attend(sentences: Sentences, row: int, info: VariantInfo) -> Result:
     result = Result(info.name, info.distribution, info.version)
     others = np.delete(np.arange(len(sentences)), row)
     try:
-        variant, (query, keys), options, note = _prepare(info, sentences.embeddings[[row]], sentences.embeddings[others])
+        variant, (query, keys), options, note = _prepare(info, sentences, row, others)
         values = sentences.embeddings[others]
         _, context = variant.forward_with_context(query, keys, values, **options)
         weights = variant.get_attention_weights(context)
@@ -284,11 +284,13 @@ def attend(sentences: Sentences, row: int, info: VariantInfo) -> Result:
 
 
 def _prepare(
-    info: VariantInfo, query: np.ndarray, keys: np.ndarray
+    info: VariantInfo, sentences: Sentences, row: int, others: np.ndarray
 ) -> tuple[Attention, tuple[np.ndarray, np.ndarray], dict[str, Any], str]:
     """Return the variant, the query and keys and the options to call it with, and what is to be said about these."""
+    query, keys = sentences.embeddings[[row]], sentences.embeddings[others]
     num_heads = HEADS if "num_kv_heads" in info.options else 1
     variant = create(info.name, embed_dim=query.shape[-1], num_heads=num_heads, **plain_options(info))
+    place, where = _place(variant, sentences, row)
     longer = np.float32(SCALE**0.5)
     tries: tuple[tuple[np.float32, dict[str, Any], str], ...] = (
         # Each head sees its part of the cosine, which is the sum of all parts.
@@ -300,12 +302,23 @@ def _prepare(
     for factor, options, note in tries:  # noqa: B007 (after the loop)
         inputs = (factor * query, factor * keys)
         try:
-            variant(*inputs, keys, **options)
+            variant(*inputs, keys, **{**options, **place})
         except (InvalidInputError, UnsupportedError, TypeError):
             continue
         break
     # What is wrong with the last one will show when it is called once more.
-    return variant, inputs, options, note
+    return variant, inputs, {**options, **place}, "; ".join(filter(None, (where, note)))
+
+
+def _place(variant: Attention, sentences: Sentences, row: int) -> tuple[dict[str, Any], str]:
+    """Return what tells a variant where the query stands, or which sentences it sees, and the words for it."""
+    demo_options = getattr(variant, "demo_options", None)
+    if demo_options is not None:
+        options, note = demo_options(row, sentences.topics)
+        return dict(options), str(note)
+    if getattr(variant, "positional", False):
+        return {"query_offset": row}, f"stands at its own place, {row + 1} of {len(sentences)}"
+    return {}, ""
 
 
 def _best(weights: np.ndarray, others: np.ndarray) -> tuple[tuple[int, float], ...]:

@@ -484,7 +484,7 @@ class HeadwiseAttention(Attention):
         """
         return keys_per_row(lk, options)
 
-    def keys_seen(self, lq: int, lk: int, width: int, options: Mapping[str, Any]) -> list[slice] | None:
+    def keys_seen(self, lq: int, lk: int, width: int, options: Mapping[str, Any]) -> list[slice] | list[np.ndarray] | None:
         """Return where the keys are that some query of a call sees: with ``check_finite``, other keys and values go unchecked.
 
         One query over a long sequence of which it sees a little would else take as long as looking at all of that.
@@ -500,8 +500,8 @@ class HeadwiseAttention(Attention):
 
         Returns
         -------
-        list of slice, or None
-            None, as here: all over.
+        list of slice or of arrays of int, or None
+            What indexes the axis of keys, one after another; None, as here: all of it.
         """
         return None
 
@@ -646,7 +646,7 @@ class HeadwiseAttention(Attention):
                 raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
 
 
-def _check_rows(array: np.ndarray, name: str, spans: list[slice] | None) -> None:
+def _check_rows(array: np.ndarray, name: str, spans: list[slice] | list[np.ndarray] | None) -> None:
     """Raise where some rows hold NaN or infinity."""
     if spans is None:
         check_finite(array, name)
@@ -655,8 +655,11 @@ def _check_rows(array: np.ndarray, name: str, spans: list[slice] | None) -> None
         for span in spans:
             check_finite(array[..., span, :], name)
     except InvalidInputError:
-        check_finite(array, name)  # which counts from the beginning
-        raise
+        # Once more, to count from the beginning.
+        seen = np.zeros((array.shape[-2], 1), bool)
+        for span in spans:
+            seen[span] = True
+        check_finite(np.where(seen, array, array.dtype.type(0)), name)
 
 
 def _native(x: Any, name: str) -> np.ndarray:

@@ -221,6 +221,42 @@ def test_a_score_that_takes_neither_keeps_its_own_temperature(sentences, fake_pl
     assert 0 < result.best[0][1] < 0.01
 
 
+def test_a_variant_that_goes_by_positions_stands_at_its_own_and_one_that_is_told_pairs_says_which(sentences, fake_plugins):
+    fake_plugins.install(
+        "placed",
+        """
+        import numpy as np
+        from ruvattn import Window
+        from ruvattn.headwise import HeadwiseAttention
+
+        class Near(HeadwiseAttention):
+            attention_type = "near"
+            positional = True
+
+            def own_mask(self, lq, lk, single):
+                return Window(3, 3)
+
+        class Told(HeadwiseAttention):
+            attention_type = "told"
+
+            def demo_options(self, row, topics):
+                return {"mask": np.arange(len(topics) - 1)[None] < 9}, "the first nine"
+
+        def ruvattn_register(registry):
+            registry.variant("near", Near, summary="sees three on either side")
+            registry.variant("told", Told, summary="sees what it is told")
+        """,
+    )
+    near = demo.attend(sentences, 100, ruvattn.variants()["near"])
+    assert {row for row, _ in near.best} < {97, 98, 99, 101, 102, 103, 104}
+    assert near.note == f"stands at its own place, 101 of {len(sentences)}"
+    told = demo.attend(sentences, 100, ruvattn.variants()["told"])
+    assert max(row for row, _ in told.best) < 9
+    assert told.note == "the first nine"
+    assert near.error < 1e-5
+    assert told.error < 1e-5
+
+
 def test_the_error_is_that_of_the_output(sentences, fake_plugins):
     """A variant whose arithmetic is a little off shows it; one that is made of other parts has no oracle."""
     fake_plugins.install(

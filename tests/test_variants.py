@@ -1004,3 +1004,48 @@ def test_a_subclass_may_hand_on_a_view_of_the_output():
     target = np.empty_like(x)
     assert variant(x, out=target) is target
     assert same_bits(target, variant(x))
+
+
+class Nearby(headwise.HeadwiseAttention):
+    """A window of its own, which it knows the keys of."""
+
+    attention_type = "nearby"
+    positional = True
+    pattern = ruvattn.Window(2, 0)
+
+    def own_mask(self, lq, lk, single):
+        return self.pattern
+
+    def keys_attended(self, lk, options):
+        return min(super().keys_attended(lk, options), 3)
+
+    def keys_seen(self, lq, lk, width, options):
+        if options.get("query_offset") != "end":
+            return None
+        return [np.array([lk - 3]), slice(lk - 2, lk)]
+
+
+def test_a_subclass_may_have_a_mask_of_its_own_to_which_those_of_a_call_are_added():
+    q, k, v = sequences(41, (2, 6, 8), (2, 9, 8), (2, 9, 8))
+    extra = np.random.default_rng(0).random((6, 9)) < 0.7
+    variant = Nearby(8)
+    expected = reference.attention(q[:, None], k[:, None], v[:, None], window=(2, 0), mask=extra, query_offset=3)[:, 0]
+    assert_close(variant(q, k, v, mask=extra, query_offset=3), expected, tolerance(q, k, v, {}))
+    assert_close(variant.forward(q[0, 0], k[0], v[0]), reference.attention(q[0, :1], k[0, 6:], v[0, 6:])[0], tolerance(q, k, v, {}))
+
+
+def test_a_subclass_may_say_how_many_keys_a_row_attends_to():
+    q, k, v = sequences(42, (6, 8), (9, 8), (9, 8))
+    Nearby(8, max_keys=3)(q, k, v)
+    with pytest.raises(InputTooLargeError, match="a row would attend to 3, and max_keys is 2"):
+        Nearby(8, max_keys=2)(q, k, v)
+
+
+def test_keys_that_a_subclass_says_nobody_sees_may_be_anything():
+    q, k, v = sequences(43, (8,), (9, 8), (9, 8))
+    expected = Nearby(8).forward(q, k, v)
+    k[:6] = v[:6] = np.nan
+    assert same_bits(Nearby(8).forward(q, k, v), expected)
+    v[6, 5] = np.inf
+    with pytest.raises(InvalidInputError, match=r"values must be finite, got inf at index \(6, 5\)"):
+        Nearby(8).forward(q, k, v)

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
-from .common import THREADS, normal
+import numpy as np
 
-VARIANTS: dict[str, dict[str, Any]] = {
+from .common import THREADS, coin, normal
+
+WIDTH, HEADS, KEYS, QUERIES = 256, 8, 1024, 32
+
+
+def _scattered() -> np.ndarray:
+    """Return pairs of which a row has twenty, about."""
+    return np.argwhere(coin((KEYS, KEYS), 0.02))
+
+
+def _rows() -> dict[str, Any]:
+    pairs = _scattered()
+    return {"indptr": np.searchsorted(pairs[:, 0], np.arange(KEYS + 1)), "indices": pairs[:, 1], "num_keys": KEYS}
+
+
+VARIANTS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "standard": {},
     "multihead": {},
     "cross": {},
     "rbf": {},
     "rbf-compiled": {},
+    "windowed": {"window_size": 64, "global_tokens": 4},
+    "strided": {"stride": 32},
+    "fixed": {"block_size": 32, "summary": 1},
+    "dilated": {"window_size": 32, "dilation": 4},
+    "bigbird": {"block_size": 32},
+    "streaming": {"first": 4, "window": 128},
+    "local-global": {"window_size": 64, "global_tokens": 4},
+    "block-sparse": lambda: {"block_size": 64, "active_blocks": coin((KEYS // 64, KEYS // 64), 0.1)},
+    "coo": lambda: {"pairs": _scattered(), "shape": (KEYS, KEYS)},
+    "csr": _rows,
+    "topk": {"top_k": 32},
 }
-"""By name, with options of `ruvattn.create` beside ``embed_dim`` and ``num_heads``. A new variant needs a line here, which a test asks for."""
+"""By name, with options of `ruvattn.create` beside ``embed_dim`` and ``num_heads``, or a function that makes these. A new variant needs a line here,
+which a test asks for."""
 
-WIDTH, HEADS, KEYS, QUERIES = 256, 8, 1024, 32
+
+@cache
+def _options(name: str) -> dict[str, Any]:
+    given = VARIANTS[name]
+    return given() if callable(given) else given
 
 
 @cache
@@ -25,7 +57,7 @@ def _created(name: str) -> Any:
 
     if name not in ruvattn.variants():
         raise NotImplementedError(f"variant {name!r} isn't installed")
-    return ruvattn.create(name, embed_dim=WIDTH, num_heads=HEADS, **VARIANTS[name])
+    return ruvattn.create(name, embed_dim=WIDTH, num_heads=HEADS, **_options(name))
 
 
 class Variant:
@@ -82,4 +114,4 @@ class Create:
         self.create = ruvattn.create
 
     def time_create(self, variant: str) -> None:
-        self.create(variant, embed_dim=WIDTH, num_heads=HEADS, **VARIANTS[variant])
+        self.create(variant, embed_dim=WIDTH, num_heads=HEADS, **_options(variant))

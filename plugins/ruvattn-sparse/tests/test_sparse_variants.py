@@ -3,15 +3,17 @@
 import copy
 import json
 import pickle
+import re
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 import ruvattn
-from ruvattn import reference
+from ruvattn import demo, reference
 from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
 from ruvattn.testing import parametrize_with_checks
 
@@ -309,6 +311,35 @@ def test_they_are_found_by_name_and_say_what_they_are():
     assert found["windowed"].options == {"window_size": 128, "global_tokens": 0}
 
 
+def test_every_variant_is_in_the_readme_with_its_options_and_their_defaults():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([a-z-]+) \| `([^`]+)` \|$", readme, flags=re.M))
+    assert sorted(rows) == sorted(NAMES)
+    for name, row in rows.items():
+        assert row == ", ".join(f"{option}={default!r}" for option, default in ruvattn.variants()[name].options.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_demo_shows_it(name):
+    sentences = demo.load_sentences()
+    row = sentences.find("Lake Baikal")[0]
+    result = demo.attend(sentences, row, ruvattn.variants()[name])
+    assert len(result.best) == demo.BEST
+    assert result.error < 1e-5
+    topics = {sentences.topics[best] for best, _ in result.best}
+    if name in ("block-sparse", "coo", "csr"):
+        assert topics == {"geography"}
+        assert result.note == f"its pairs: the {sentences.topics.count('geography') - 1} others on geography"
+    elif name == "topk":
+        assert result.note == ""
+    else:
+        assert result.note == f"stands at its own place, {row + 1} of {len(sentences)}"
+    if name in ("windowed", "local-global"):
+        assert max(abs(best - row) for best, _ in result.best) <= 129  # the query is not among the keys, which have closed up
+    if name == "streaming":
+        assert max(best for best, _ in result.best) <= row + 1
+
+
 # --- other masks for a call -------------------------------------------------------------------------------------------
 
 every_variant = pytest.mark.parametrize(
@@ -551,6 +582,8 @@ def poisoned(lk, seen, width=64):
     ("windowed", {"window_size": 50, "global_tokens": 2}, [0, 1, *range(19_949, 20_000)]),
     ("local-global", {"window_size": 50}, list(range(19_949, 20_000))),
     ("fixed", {"block_size": 100, "summary": 0}, list(range(19_900, 20_000))),
+    ("strided", {"stride": 500, "window_size": 20}, [*range(499, 19_979, 500), *range(19_979, 20_000)]),
+    ("dilated", {"window_size": 50, "dilation": 11}, list(range(19_449, 20_000, 11))),
 ])  # fmt: skip
 def test_a_query_at_the_end_of_a_long_sequence_reads_the_keys_that_it_sees(name, options, seen):
     k = poisoned(20_000, seen)

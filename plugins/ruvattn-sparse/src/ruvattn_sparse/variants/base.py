@@ -18,7 +18,7 @@ from ruvattn import Pattern, SparseAttention, attention
 from ruvattn.call import mask_pattern
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.headwise import HeadwiseAttention, keys_per_row
-from ruvattn.key_ranges import known_ranges
+from ruvattn.key_ranges import combined, known_ranges
 from ruvattn.selection import choose_keys
 from ruvattn.validation import check_int
 
@@ -33,7 +33,7 @@ KEPT = 16
 """Patterns that a variant makes for certain calls and keeps, for what is planned for a pattern is kept with the object."""
 
 SPANS = 16
-"""More ranges of keys than this are looked at as one, where numbers are checked."""
+"""More ranges of keys than this are not looked at one by one, where numbers are checked."""
 
 LARGE = 1 << 16
 """Keys with no more numbers than this are checked whole: finding out which of them matter would take as long."""
@@ -148,8 +148,8 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
             bound = min(bound, self._choice[0])
         return bound
 
-    def keys_seen(self, lq: int, lk: int, width: int, options: Mapping[str, Any]) -> list[slice] | None:
-        """Return where the keys are that a few queries see, as far as a pattern can tell for all heads and batch entries together."""
+    def keys_seen(self, lq: int, lk: int, width: int, options: Mapping[str, Any]) -> list[slice] | list[np.ndarray] | None:
+        """Return where the keys are that a few queries see, as far as a pattern can tell for all batch entries together."""
         mask, offset = options.get("mask"), options.get("query_offset", 0)
         if lk * width <= LARGE or not isinstance(mask, Pattern) or not mask.positional or mask.by_batch or "key_lengths" in options:
             return None
@@ -158,14 +158,16 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
             offset = lk - lq
         if not isinstance(offset, int):
             return None
-        spans: set[tuple[int, int]] = set()
-        for head in range(self.num_heads if mask.by_head else 1):
-            starts, stops, _ = known_ranges(mask, offset, offset + lq, lk, head, 0)
-            if len(starts) > SPANS:
-                spans.add((int(starts[0]), int(stops[-1])))
-            else:
-                spans.update(zip(starts.tolist(), stops.tolist(), strict=True))
-        return [slice(start, stop) for start, stop in sorted(spans)] if sum(b - a for a, b in spans) < lk else None
+        heads = range(self.num_heads if mask.by_head else 1)
+        starts, stops, _ = combined("or", [known_ranges(mask, offset, offset + lq, lk, head, 0) for head in heads], lk)
+        lengths = stops - starts
+        total = int(lengths.sum())
+        if len(starts) <= SPANS:
+            return [slice(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        if total > lk // 4:
+            return None
+        # Many ranges of few keys: quicker looked at together, as a copy.
+        return [np.arange(total) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)]
 
     def attend_heads(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any], out: np.ndarray | None, threads: int | None

@@ -51,23 +51,25 @@ class _Explicit(SparseVariant):
             plane[0, mask.pairs(rows - 1, rows, lk, head=head)[1]] = True
         return BoolMask(seen if mask.by_head else seen[0])
 
-    def demo_options(self, row: int, topics: Sequence[str]) -> dict[str, Any]:
-        """Return what the demo calls it with: pairs of a sentence and the others of its topic.
+    def demo_options(self, row: int, topics: Sequence[str]) -> tuple[dict[str, Any], str]:
+        """Return what the demo calls it with, and says about that: pairs of the sentence that asks and the others of its topic.
 
         Parameters
         ----------
         row : int
-            The sentence that asks.
+            Which sentence asks.
         topics : sequence of str
             The topic of each sentence, that one too.
 
         Returns
         -------
-        dict of str to object
-            Options of a call.
+        options : dict of str to object
+            Options of a call with one query, and all other sentences as keys.
+        note : str
+            One line.
         """
-        others = [topic == topics[row] for at, topic in enumerate(topics) if at != row]
-        return {"mask": np.array([others])}
+        same = np.array([[topic == topics[row] for at, topic in enumerate(topics) if at != row]])
+        return {"mask": same}, f"its pairs: the {int(same.sum())} others on {topics[row]}"
 
 
 class _Pairs(_Explicit):
