@@ -47,9 +47,9 @@ class NewSparsePattern:
     param_names: ClassVar = ["pattern", "length", "threads"]
 
     def setup(self, pattern: str, length: int, threads: int) -> None:
-        import ruvattn
-
         try:
+            import ruvattn
+
             self.attend, self.options = ruvattn.attention, _first(pattern, length)
         except (AttributeError, ImportError) as error:
             raise NotImplementedError(f"not in this version or installation: {error}") from error
