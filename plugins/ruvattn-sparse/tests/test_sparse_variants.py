@@ -664,6 +664,7 @@ def test_max_keys_counts_the_mask_of_a_call(mask):
     ("coo", {"pairs": [(0, -1)]}, r"pairs\[0\] is \(0, -1\), which is below 0"),
     ("coo", {"pairs": [(0.5, 1.0)]}, "pairs must be ints"),
     ("coo", {"pairs": "all"}, "pairs must be ints"),
+    ("coo", {"shape": (3, 3)}, r"shape must come with pairs, got \(3, 3\) alone"),
     ("csr", {"indptr": [0, 1, 2], "indices": [0, 9], "num_keys": 9}, r"indices\[1\] is 9, in row 1, which is outside of the 9 keys"),
     ("csr", {"indptr": [0, 0, 1], "indices": [-2]}, r"indices\[0\] is -2, in row 1, which is negative"),
     ("csr", {"indptr": [0, 2, 1, 3], "indices": [0, 1, 2]}, r"indptr must not fall, got indptr\[2\] = 1 after 2"),
@@ -691,6 +692,7 @@ def test_an_option_that_makes_no_sense_is_named_when_a_variant_is_made(name, opt
     ("coo", {"pairs": [(0, 0, 0)], "shape": (2, 4, 4)}, "num_heads must be 2, .* got 3"),
     ("block-sparse", {"active_blocks": np.ones((4, 2, 2), bool)}, "num_heads must be 4, .* got 3"),
     ("coo", {"pairs": sparse.coo_array(np.eye(3)), "shape": (3, 4)}, r"shape must be that of pairs, \(3, 3\), got \(3, 4\)"),
+    ("coo", {"pairs": np.eye(3, dtype=bool), "shape": 3}, r"shape must be that of pairs, \(3, 3\), got 3"),
     ("block-sparse", {"active_blocks": np.ones((2, 2), bool), "shape": (2, 3)}, "shape must be that of active_blocks"),
 ])  # fmt: skip
 def test_a_mask_of_other_heads_or_another_shape_is_refused_when_a_variant_is_made(name, options, message):

@@ -137,6 +137,8 @@ class COOAttention(_Pairs):
         if pairs is not None:
             self._mask = _pairs_mask(pairs, shape)
             shape = self._mask.shape
+        elif shape is not None:
+            raise InvalidInputError(f"shape must come with pairs, got {shape!r} alone")
         super().__init__(embed_dim, num_heads, own={"pairs": None, "shape": shape}, **options)
 
     def _listed(self) -> dict[str, Any]:
@@ -293,7 +295,7 @@ def _pairs_mask(pairs: Any, shape: Any) -> COO:
         mask = COO.from_dense(pairs)
     else:
         return COO(pairs, shape)
-    if shape is not None and mask.shape != tuple(shape):
+    if shape is not None and not np.array_equal(as_numbers(shape, "shape"), mask.shape or ()):
         raise DimensionMismatchError(f"shape must be that of pairs, {mask.shape}, got {shape!r}: leave it out")
     return mask
 

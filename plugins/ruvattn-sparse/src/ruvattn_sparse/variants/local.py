@@ -16,7 +16,7 @@ import numpy as np
 from ruvattn import Context, Pattern
 from ruvattn.call import mask_pattern
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
-from ruvattn.validation import as_numbers, check_int, check_rank
+from ruvattn.validation import FAR, as_numbers, check_int, check_rank
 
 from ..masks import Windowed
 from ..patterns import BigBird, Dilated, Fixed, LocalGlobal, Streaming, Strided
@@ -398,7 +398,7 @@ class LocalGlobalAttention(SparseVariant):
         if position is None:
             return super().forward(query, keys, values)
         query = check_rank(query, "query", 1, "forward_batch takes several")
-        return self.forward_batch(query[None], keys, values, positions=[check_int(position, "position", -(2**62), 2**62)])[0]
+        return self.forward_batch(query[None], keys, values, positions=[check_int(position, "position", -FAR, FAR)])[0]
 
     def forward_batch(self, queries: Any, keys: Any, values: Any, *, positions: Any = None) -> np.ndarray:
         """Attend with several queries, each on its own.
