@@ -24,7 +24,7 @@ cdef enum:
 
 
 cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
-    """Numbers in the unnormalised state of a block, as save_state writes it: reference, total, and the output or the heap (a key is as one number)."""
+    """Numbers in the unnormalised state of a block, as save_state writes it: reference, total, and the output or the heap (a key counts as one)."""
     return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (2 + (p.dv if p.top_k == 0 else 2 * p.top_k + 1))
 
 
@@ -106,7 +106,7 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
 
 cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t i0, Py_ssize_t i1, Part *parts, int n_parts,
                           bint marked, Scratch *w) noexcept nogil:
-    """One tile of a block of the plan, rows [i0, i1): each of its panels takes what it sees of the parts, which stay in the cache for the next one."""
+    """One tile of a block of the plan, rows [i0, i1): each of its panels takes what it sees of the parts, which stay in the cache for the next."""
     cdef Py_ssize_t nr = 2 * VLEN, m, panel, low, high, start, stop, n
     cdef Part *own = parts + p.block_keys
     cdef urint *words
@@ -146,7 +146,7 @@ cdef inline int plan_tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
 cdef inline int attend_plan(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t key0, Py_ssize_t key1,
                             bint marked, Scratch *w, Part *parts) noexcept nogil:
     """With a pattern: a block of its plan at a time, its segments gathered into full tiles."""
-    cdef Py_ssize_t nr = 2 * VLEN, i0 = r0, i1, entry, seg, end, low, high, start, stop, n, take
+    cdef Py_ssize_t i0 = r0, i1, entry, seg, end, low, high, start, stop, n, take
     cdef int n_parts
     while i0 < r1:
         entry = (i0 - p.first) // p.plan_rows

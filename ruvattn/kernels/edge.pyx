@@ -18,6 +18,7 @@ from cython.parallel cimport prange
 from libc.math cimport INFINITY, exp
 from libc.string cimport memcpy, memset
 
+from .arrays cimport Arena, leading, offsets, reals, step, take
 from .edges cimport EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_row, conclude_row, key_width, rows_of_head, value_width
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, score_forward
@@ -150,18 +151,6 @@ ctypedef void (*edge_task)(const Edges *p, Py_ssize_t task, EdgeScratch *w) noex
 
 # --- scratch --------------------------------------------------------------------------------------------------------------------
 
-cdef struct Arena:
-    char *base
-    size_t used
-
-
-cdef void *take(Arena *arena, size_t count, size_t size) noexcept nogil:
-    """A piece of the arena on a cache line of its own; with no base, only count."""
-    cdef void *piece = arena.base + arena.used
-    arena.used += (count * size + 63) // 64 * 64
-    return piece
-
-
 cdef void lay_out(const Edges *p, Arena *arena, EdgeScratch *w) noexcept nogil:
     """A thread's scratch: sized by a tile, never by the length of a row."""
     cdef size_t tile = EDGE_TILE + EDGE_PADDING, planes = p.planes if p.planes > 0 else 1
@@ -233,28 +222,6 @@ cdef int run_tasks(const Edges *p, edge_task work, Py_ssize_t tasks, double cost
 
 # --- the call -------------------------------------------------------------------------------------------------------------------
 
-cdef void offsets(cnp.ndarray x, int trailing, Py_ssize_t *at) noexcept:
-    """Where each entry of the leading axes begins, in elements, in C order."""
-    cdef Py_ssize_t n = 1, axis, i, j, size
-    at[0] = 0
-    for axis in range(x.ndim - trailing):
-        size = x.shape[axis]
-        # entry (i, j) of the axes so far stands at i·size + j: from the back, so that nothing is overwritten before it is read
-        for i in range(n - 1, -1, -1):
-            for j in range(size - 1, -1, -1):
-                at[i * size + j] = at[i] + j * (x.strides[axis] // <Py_ssize_t>sizeof(real))
-        n *= size
-
-
-cdef real *reals(cnp.ndarray x) noexcept:
-    return <real *>cnp.PyArray_DATA(x) if x is not None else NULL
-
-
-cdef inline Py_ssize_t step(cnp.ndarray x, int axis) noexcept:
-    """A stride in elements."""
-    return x.strides[axis] // <Py_ssize_t>sizeof(real)
-
-
 cdef int execute(Edges *p, Py_ssize_t *item_first, int threads) except -1:
     """Cut each item into chunks, and run them."""
     cdef Py_ssize_t item, per_entry = p.heads // p.span, r, longest = 0, tasks = 0
@@ -308,12 +275,10 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     """
     cdef Edges p
     cdef int nd = q.ndim, i
-    cdef Py_ssize_t batch = 1, n, units
+    cdef Py_ssize_t batch = leading(q, 3), n, units
     cdef Py_ssize_t *tables
     cdef cnp.ndarray array
     cdef object capsule
-    for i in range(nd - 3):
-        batch *= q.shape[i]
     memset(&p, 0, sizeof(p))
     p.batch = batch
     p.heads = q.shape[nd - 3]
@@ -362,8 +327,8 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     try:
         p.q_at, p.k_at, p.v_at, p.out_at = tables, tables + batch, tables + 2 * batch, tables + 3 * batch
         p.logits_at, p.bias_at, p.weights_at = tables + 4 * batch, tables + 5 * batch, tables + 6 * batch
-        offsets(q, 3, tables)
-        offsets(k, 3, tables + batch)
+        offsets(q, 3, sizeof(real), tables)
+        offsets(k, 3, sizeof(real), tables + batch)
         for n in range(batch):
             tables[2 * batch + n] = 0
         if out is not None:
@@ -371,10 +336,10 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
             p.dv = v.shape[nd - 1]
             p.v_head, p.v_row = step(v, nd - 3), step(v, nd - 2)
             p.values_by_edge = values_by_edge
-            offsets(v, 3, tables + 2 * batch)
+            offsets(v, 3, sizeof(real), tables + 2 * batch)
             p.out = reals(out)
             p.out_head, p.out_row = step(out, nd - 3), step(out, nd - 2)
-            offsets(out, 3, tables + 3 * batch)
+            offsets(out, 3, sizeof(real), tables + 3 * batch)
             if value_attr is not None:
                 p.value_attr = value_attr.shape[1]
                 p.attr = reals(value_attr)
@@ -383,7 +348,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
         if logits is not None:
             p.logits = reals(logits)
             p.logits_head, p.logits_edge = step(logits, nd - 3), step(logits, nd - 2)
-            offsets(logits, 2, tables + 4 * batch)
+            offsets(logits, 2, sizeof(real), tables + 4 * batch)
         elif score is not None:
             p.planes = len(score.plane_starts) - 1
             for i in range(<int>p.planes + 1):
@@ -409,11 +374,11 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
         if bias is not None:
             p.bias = reals(bias)
             p.bias_head, p.bias_edge = step(bias, nd - 3), step(bias, nd - 2)
-            offsets(bias, 2, tables + 5 * batch)
+            offsets(bias, 2, sizeof(real), tables + 5 * batch)
         if weights is not None:
             p.weights = reals(weights)
             p.weights_head, p.weights_edge = step(weights, nd - 3), step(weights, nd - 2)
-            offsets(weights, 2, tables + 6 * batch)
+            offsets(weights, 2, sizeof(real), tables + 6 * batch)
         execute(&p, tables + 7 * batch, threads)
     finally:
         PyMem_RawFree(tables)

@@ -104,7 +104,8 @@ cdef inline void gather_bits(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
             stop[0] = 32 * w + 32 - highest_zeros(some)
 
 
-cdef inline bint part_bits(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Part *part, bint trim, urint **words) noexcept nogil:
+cdef inline bint part_bits(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Part *part, bint trim,
+                           urint **words) noexcept nogil:
     """Give a part its bits, from ``words`` on, which moves behind them. False where no row of the panel sees any of it. ``trim``: the part may be
     cut to what some row sees."""
     cdef Py_ssize_t first, stop

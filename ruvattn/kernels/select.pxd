@@ -3,8 +3,8 @@
 
     tile's logits ─► select_tile ─► heaps of k ─► (between splits of the keys: save_heaps, merge_heaps) ─► write_heaps
 
-A vector comparison with the roots passes over almost all logits: of n in random order about k·(1 + ln(n/k)) enter a heap. Of equal logits the one with
-the lower key stays, so the choice doesn't depend on tiles, splits or threads. NaN is never chosen.
+A vector comparison with the roots passes over almost all logits: of n in random order about k·(1 + ln(n/k)) enter a heap. Of equal logits the one
+with the lower key stays, so the choice doesn't depend on tiles, splits or threads. NaN is never chosen.
 """
 from libc.math cimport INFINITY
 from libc.string cimport memcpy

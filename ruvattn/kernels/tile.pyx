@@ -20,6 +20,7 @@ from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
 
+from .arrays cimport Arena, leading, offsets, reals, step, take
 from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
@@ -148,18 +149,6 @@ ctypedef int (*task_function)(const Problem *p, Py_ssize_t task, Scratch *w, Par
 
 # --- scratch --------------------------------------------------------------------------------------------------------------------
 
-cdef struct Arena:
-    char *base
-    size_t used
-
-
-cdef void *take(Arena *arena, size_t count, size_t size) noexcept nogil:
-    """A piece of the arena on a cache line of its own; with no base, only count."""
-    cdef void *piece = arena.base + arena.used
-    arena.used += (count * size + 63) // 64 * 64
-    return piece
-
-
 cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **parts) noexcept nogil:
     """A thread's scratch: sized by the blocks, never by the length of the keys."""
     cdef size_t nr = 2 * VLEN, panels = (p.block_rows + nr - 1) // nr, keys = p.block_keys, planes = p.planes if p.planes > 0 else 1
@@ -249,27 +238,6 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
 
 # --- the call -------------------------------------------------------------------------------------------------------------------
 
-cdef Py_ssize_t leading(cnp.ndarray x, int trailing) noexcept:
-    cdef Py_ssize_t n = 1
-    cdef int axis
-    for axis in range(x.ndim - trailing):
-        n *= x.shape[axis]
-    return n
-
-
-cdef void offsets(cnp.ndarray x, int trailing, Py_ssize_t item, Py_ssize_t *at) noexcept:
-    """Where each entry of the leading axes begins, in units of ``item`` bytes, in C order."""
-    cdef Py_ssize_t n = 1, axis, i, j, size
-    at[0] = 0
-    for axis in range(x.ndim - trailing):
-        size = x.shape[axis]
-        # entry (i, j) of the axes so far stands at i·size + j: from the back, so that nothing is overwritten before it is read
-        for i in range(n - 1, -1, -1):
-            for j in range(size - 1, -1, -1):
-                at[i * size + j] = at[i] + j * (x.strides[axis] // item)
-        n *= size
-
-
 cdef void choose_blocks(Problem *p, bint few) noexcept:
     """Blocks and splits from the shape alone: so results don't depend on the number of threads."""
     cdef Py_ssize_t nr = 2 * VLEN, items
@@ -338,10 +306,6 @@ cdef int execute(Problem *p, int threads, object score) except -1:
     return status
 
 
-cdef const real *reals(cnp.ndarray x) noexcept:
-    return <const real *>cnp.PyArray_DATA(x) if x is not None else NULL
-
-
 cdef const Py_ssize_t *table(cnp.ndarray x) noexcept:
     return <const Py_ssize_t *>cnp.PyArray_DATA(x) if x is not None else NULL
 
@@ -358,12 +322,12 @@ cdef void set_shapes(Problem *p, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, Py
     p.q = <const real *>cnp.PyArray_DATA(q)
     p.k = <const real *>cnp.PyArray_DATA(k)
     p.v = <const real *>cnp.PyArray_DATA(v)
-    p.q_head = q.strides[nd - 3] // <Py_ssize_t>sizeof(real)
-    p.q_row = q.strides[nd - 2] // <Py_ssize_t>sizeof(real)
-    p.k_head = k.strides[nd - 3] // <Py_ssize_t>sizeof(real)
-    p.k_row = k.strides[nd - 2] // <Py_ssize_t>sizeof(real)
-    p.v_head = v.strides[nd - 3] // <Py_ssize_t>sizeof(real)
-    p.v_row = v.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    p.q_head = step(q, nd - 3)
+    p.q_row = step(q, nd - 2)
+    p.k_head = step(k, nd - 3)
+    p.k_row = step(k, nd - 2)
+    p.v_head = step(v, nd - 3)
+    p.v_row = step(v, nd - 2)
     p.q_at = tables
     p.k_at = tables + p.batch
     p.v_at = tables + 2 * p.batch
@@ -387,8 +351,8 @@ cdef void set_shapes(Problem *p, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, Py
 cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
     cdef int nd = out.ndim
     p.out = <real *>cnp.PyArray_DATA(out)
-    p.out_head = out.strides[nd - 3] // <Py_ssize_t>sizeof(real)
-    p.out_row = out.strides[nd - 2] // <Py_ssize_t>sizeof(real)
+    p.out_head = step(out, nd - 3)
+    p.out_row = step(out, nd - 2)
     offsets(out, 3, sizeof(real), <Py_ssize_t *>p.out_at)
     p.lse = <real *>cnp.PyArray_DATA(lse)
 
@@ -398,8 +362,8 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
            cnp.ndarray mask=None, cnp.ndarray bias=None, double softcap=0, cnp.ndarray sinks=None, double dropout=0, unsigned long long seed=0,
            object plan=None, object score=None, cnp.ndarray logits=None, cnp.ndarray chosen=None, int threads=1):
     """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``, or with
-    ``chosen`` (..., Hq, Lq, top_k) the largest logits of each row into ``logits`` of that shape, their keys into ``chosen``, and the lse of the whole row
-    into ``lse`` where it is given.
+    ``chosen`` (..., Hq, Lq, top_k) the largest logits of each row into ``logits`` of that shape, their keys into ``chosen``, and the lse of the
+    whole row into ``lse`` where it is given.
 
     Everything has been validated: dtype, native and aligned, contiguous last axes (out too), strides that are multiples of the item; lse, logits,
     scale (Hq,), sinks (Hq,), position and key_length (batch,) int64 contiguous; mask (bool) and bias of shape (..., Hq, Lq, Lk), broadcast by
@@ -437,9 +401,9 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
             offsets(mask, 3, 1, tables + 6 * batch)
         if bias is not None:
             p.bias = reals(bias)
-            p.bias_head = bias.strides[nd - 3] // <Py_ssize_t>sizeof(real)
-            p.bias_row = bias.strides[nd - 2] // <Py_ssize_t>sizeof(real)
-            p.bias_key = bias.strides[nd - 1] // <Py_ssize_t>sizeof(real)
+            p.bias_head = step(bias, nd - 3)
+            p.bias_row = step(bias, nd - 2)
+            p.bias_key = step(bias, nd - 1)
             offsets(bias, 3, sizeof(real), tables + 7 * batch)
         p.softcap = <real>softcap
         p.sinks = reals(sinks)
