@@ -144,6 +144,19 @@ class Blocks(ruvattn.Pattern):
         return [min(max(first, 0), lk)], [min(max(first + 4, 0), lk)], [True]
 
 
+class EveryOther(ruvattn.Pattern):
+    """Every second key up to the position: its parts."""
+
+    def __init__(self, *parts):
+        self.parts = parts or ((2, ruvattn.Causal()),)
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return ((i - j) % 2 == 0) & (j <= i)
+
+    def strided_parts(self, head=0):
+        return self.parts
+
+
 class Midpoint(ruvattn.Aggregate):
     """Σ pγv / Σ pγ with γ = 1 + |v|: linear, with one more column."""
 
@@ -196,6 +209,11 @@ SOUND = {
     "window without bounds": ruvattn.Window(-1, -1),
     "mask": ruvattn.BoolMask(np.random.default_rng(0).random((6, 9)) < 0.5),
     "mask by head and batch": ruvattn.BoolMask(np.random.default_rng(0).random((2, 3, 6, 9)) < 0.5),
+    "every other key": EveryOther(),
+    "both": Strided() & Blocks(),
+    "either, by position and by index": ruvattn.Causal() | (np.random.default_rng(0).random((6, 9)) < 0.3),
+    "neither": ~(Strided() | ruvattn.Window(2, 1) | ruvattn.KeyLengths([2, 0])),
+    "mask by head without a window": (np.random.default_rng(0).random((2, 6, 9)) < 0.7) & ~ruvattn.Window(0, 0),
     "midpoint": Midpoint(),
     "shifted": Shifted(),
     "soft maximum": SoftMaximum(),
@@ -212,7 +230,10 @@ def test_sparse_masks_pass():
     sparse = pytest.importorskip("scipy.sparse")
     rng = np.random.default_rng(0)
     for shape in ((6, 90), (3, 6, 7)):
-        check_pattern(ruvattn.SparseMatrixMask(sparse.coo_array(rng.random(shape) < 0.2)))
+        matrix = sparse.coo_array(rng.random(shape) < 0.2)
+        check_pattern(ruvattn.SparseMatrixMask(matrix))
+        check_pattern(matrix & Strided())
+        check_pattern(~(matrix | ruvattn.Window(1, 0)))
 
 
 # An engine with a flaw ----------------------------------------------------------------------------------------------
@@ -607,8 +628,86 @@ def _refuses(*args, **options):
     raise RuntimeError("no")
 
 
+def _pairs(change):
+    def member(self, i0, i1, lk, *, head=0, batch=0):
+        return change(*(array.copy() for array in Causal.pairs(self, i0, i1, lk)))
+
+    return member
+
+
+def _twice(indptr, indices):
+    """The last key of each row once more."""
+    if not indices.size:
+        return indptr, indices
+    ends = indptr[1:][np.diff(indptr) > 0]
+    return indptr + np.concatenate([[0], np.cumsum(np.diff(indptr) > 0)]), np.insert(indices, ends, indices[ends - 1])
+
+
+class Rows(ruvattn.BoolMask):
+    """Explicit pairs of six rows and nine keys."""
+
+    def __init__(self):
+        super().__init__(np.random.default_rng(0).random((6, 9)) < 0.5)
+
+
+class Planes(ruvattn.BoolMask):
+    """Explicit pairs of two batch entries and three heads."""
+
+    def __init__(self):
+        super().__init__(np.random.default_rng(0).random((2, 3, 6, 9)) < 0.5)
+
+
+class ByHead(EveryOther):
+    by_head = True
+
+    def strided_parts(self, head=0):
+        return None if head else [(2, ruvattn.Causal())]
+
+
+class Listed(Causal):
+    """Says that its pairs are scattered, and lists one too few."""
+
+    scattered = True
+    pairs = _pairs(lambda indptr, indices: (np.minimum(indptr, max(len(indices) - 1, 0)), indices[: max(len(indices) - 1, 0)]))
+
+
 BROKEN_PATTERNS = {
-    "declaration": [broken(Causal, row_block=0), broken(Causal, row_block=True), broken(Causal, by_head="yes")],
+    "declaration": [
+        broken(Causal, row_block=0),
+        broken(Causal, row_block=True),
+        broken(Causal, by_head="yes"),
+        broken(Causal, scattered=None),
+    ],
+    "pairs_are_those_allowed": [
+        broken(Causal, pairs=_pairs(lambda indptr, indices: (indptr, indices[::-1] if indices.size else indices))),
+        broken(Causal, pairs=_pairs(lambda indptr, indices: (indptr[1:], indices))),
+        broken(Causal, pairs=_pairs(lambda indptr, indices: (indptr + 1, indices))),
+        broken(Causal, pairs=_pairs(lambda indptr, indices: (indptr, indices.astype(float)))),
+        broken(Causal, pairs=_pairs(lambda indptr, indices: (indptr, indices + 1))),
+        broken(Causal, pairs=_pairs(lambda indptr, indices: indices)),
+        broken(Causal, pairs=_pairs(_twice)),
+        Listed(),
+    ],
+    "edges_and_tiles_agree": [Listed()],
+    "at_counts_rows_from_elsewhere": [
+        broken(Rows, at=lambda self, offset: self),
+        broken(Rows, at=lambda self, offset: ruvattn.Pattern.at(self, -offset)),
+        broken(Causal, at=lambda self, offset: ruvattn.Window(-1, max(offset, 0))),
+        broken(Strided, at=lambda self, offset: self if offset == 0 else Causal()),
+    ],
+    "check_fits_tells_what_fits": [
+        broken(Planes, check_fits=lambda self, lead, heads, lq, lk: None),
+        broken(Planes, check_fits=lambda self, lead, heads, lq, lk: self.mask[:, heads - 1]),
+        broken(Planes, check_fits=lambda self, lead, heads, lq, lk: ruvattn.BoolMask.check_fits(self, (2,), heads, lq, lk)),
+        broken(Causal, check_fits=lambda self, lead, heads, lq, lk: _refuses()),
+    ],
+    "strided_parts_are_the_pattern": [
+        EveryOther((2, Causal()), (1, ruvattn.Window(0, 0))),
+        EveryOther((3, Causal())),
+        EveryOther((2, ruvattn.Window(3, 0))),
+        EveryOther((2, Strided())),
+        ByHead(),
+    ],
     "allowed_returns_booleans": [
         broken(Causal, allowed=lambda self, i, j, **_: (j <= i).astype(np.int8)),
         broken(Causal, allowed=lambda self, i, j, **_: (j <= i)[..., None]),

@@ -1,7 +1,8 @@
-"""The checks of patterns: `allowed` pair by pair, `ranges` against `allowed`, and attention against that with the dense mask."""
+"""The checks of patterns: `allowed` pair by pair, `ranges`, `pairs` and so on against `allowed`, and attention against that with a dense mask."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from .. import functional
 from ..errors import DimensionMismatchError
 from ..explicit_patterns import BoolMask, SparseMatrixMask
+from ..pattern_algebra import And, Not, Or
 from ..patterns import KeyLengths, Pattern
+from ..sparse_mask import SparseMask
 from . import parts
 from .cases import case, require, require_close, require_same_bits
 from .parts import Part, Shape, expect_error
@@ -31,7 +34,10 @@ def _fixed(pattern: Pattern) -> tuple[int | None, ...]:
     if given is not None:
         return tuple(given)
     batch = heads = lq = lk = None
-    if isinstance(pattern, KeyLengths) and pattern.by_batch:
+    if isinstance(pattern, And | Or | Not):
+        every = [_fixed(operand) for operand in pattern.operands]
+        batch, heads, lq, lk = (next((n for n in numbers if n is not None), None) for numbers in zip(*every, strict=True))
+    elif isinstance(pattern, KeyLengths) and pattern.by_batch:
         batch = int(pattern.lengths.size)
     elif isinstance(pattern, BoolMask):
         shape = pattern.mask.shape
@@ -41,6 +47,10 @@ def _fixed(pattern: Pattern) -> tuple[int | None, ...]:
     elif isinstance(pattern, SparseMatrixMask):
         lq, lk = pattern.shape[-2:]
         heads = pattern.shape[0] if pattern.by_head else None
+    elif isinstance(pattern, SparseMask):
+        lq, lk = (None, None) if pattern.shape is None else pattern.shape[-2:]
+        heads = pattern.heads if pattern.by_head else None
+        batch = math.prod(pattern.lead) if pattern.by_batch and pattern.lead else None
     return batch, heads, lq, lk
 
 
@@ -65,8 +75,8 @@ def _sizes(pattern: Pattern) -> Iterator[tuple[int, int]]:
 
 
 def _starts(pattern: Pattern) -> tuple[int, ...]:
-    """Return positions of the first row: of explicit pairs, only its index makes sense."""
-    return (0, 3, -2, -50) if pattern.positional else (0,)
+    """Return positions of the first row, at which the pattern is asked by its `at`; explicit pairs, which stay where they are, need fewer."""
+    return (0, 3, -2, -50) if pattern.positional else (0, 3)
 
 
 def _grid(start: int, lq: int, lk: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +98,12 @@ def _dense(pattern: Pattern, shape: Shape, start: int = 0) -> np.ndarray:
     """Return the pattern as a mask, (batch, heads, Lq, Lk), asked pair by pair."""
     batch = int(np.prod(shape.lead))
     found = np.empty((batch, shape.heads, shape.lq, shape.lk), bool)
-    i, j = _grid(start if pattern.positional else 0, shape.lq, shape.lk)
+    i, j = _grid(start, shape.lq, shape.lk)
+    moved = pattern.at(start)
     for b in range(batch):
         for h in range(shape.heads):
             owner = {"head": h if pattern.by_head else 0, "batch": b if pattern.by_batch else 0}
-            found[b, h] = _allowed(pattern, i, j, owner)
+            found[b, h] = _allowed(moved, i, j, owner)
     return found.reshape(*shape.lead, shape.heads, shape.lq, shape.lk)
 
 
@@ -101,8 +112,8 @@ def _dense(pattern: Pattern, shape: Shape, start: int = 0) -> np.ndarray:
 
 @CHECKS
 def declaration(pattern: Pattern) -> None:
-    """by_head, by_batch and positional are bools, and row_block is a positive int."""
-    for name in ("by_head", "by_batch", "positional"):
+    """by_head, by_batch, positional and scattered are bools, and row_block is a positive int."""
+    for name in ("by_head", "by_batch", "positional", "scattered"):
         value = getattr(pattern, name)
         require(isinstance(value, bool | np.bool_), f"{name} must be True or False, got {value!r}")
     block = pattern.row_block
@@ -137,16 +148,17 @@ def allowed_elementwise(pattern: Pattern) -> None:
             lq, lk = min(lq, 9), min(lk, 14)
             for start in _starts(pattern):
                 i, j = _grid(start, lq, lk)
-                expected = _allowed(pattern, i, j, owner)
+                moved = pattern.at(start)
+                expected = _allowed(moved, i, j, owner)
                 for row, key in np.ndindex(lq, lk):
                     with case(i=start + row, j=key, **owner):
-                        single = _allowed(pattern, i[row : row + 1], j[:, key : key + 1], owner)[0, 0]
+                        single = _allowed(moved, i[row : row + 1], j[:, key : key + 1], owner)[0, 0]
                         require(single == expected[row, key], f"allowed must be elementwise: {single} alone, {expected[row, key]} among others")
                 rows, keys = np.broadcast_arrays(i, j)
                 order = np.random.default_rng(0).permutation(rows.size)
                 with case("pairs in another order", start=start, lq=lq, lk=lk, **owner):
-                    moved = _allowed(pattern, rows.ravel()[order], keys.ravel()[order], owner)
-                    require_same_bits(moved, expected.ravel()[order], "allowed must be elementwise")
+                    found = _allowed(moved, rows.ravel()[order], keys.ravel()[order], owner)
+                    require_same_bits(found, expected.ravel()[order], "allowed must be elementwise")
 
 
 @CHECKS
@@ -167,9 +179,9 @@ def far_positions_do_not_overflow(pattern: Pattern) -> None:
     """allowed and ranges answer alike for positions as far as 2³⁰ on either side."""
     if not pattern.positional:
         raise NotApplicable("rows of explicit pairs have no positions")
-    _, _, _, lk = _fixed(pattern)
+    _, _, lq, lk = _fixed(pattern)
     for start in (FAR, -FAR):
-        _require_ranges(pattern, start // pattern.row_block * pattern.row_block, 2, lk or 9)
+        _require_ranges(pattern, start // pattern.row_block * pattern.row_block, min(lq or 2, 2), lk or 9)
 
 
 @CHECKS
@@ -226,14 +238,15 @@ def _triples(pattern: Pattern, i0: int, i1: int, lk: int, owner: dict[str, int])
 def _require_ranges(pattern: Pattern, start: int, lq: int, lk: int) -> bool:
     """Compare the ranges of all blocks with what is allowed; return whether there were any."""
     any_ranges = False
+    moved = pattern.at(start)
     for owner in _owners(pattern):
-        for i0, i1 in _blocks(pattern, start, lq):
+        for i0, i1 in _blocks(moved, start, lq):
             with case(i0=i0, i1=i1, lk=lk, **owner):
-                triples = _triples(pattern, i0, i1, lk, owner)
+                triples = _triples(moved, i0, i1, lk, owner)
                 if triples is None:
                     continue
                 any_ranges = True
-                allowed = _allowed(pattern, *_grid(i0, i1 - i0, lk), owner)
+                allowed = _allowed(moved, *_grid(i0, i1 - i0, lk), owner)
                 outside = np.ones(lk, bool)
                 for first, last, full in triples:
                     outside[first:last] = False
@@ -255,10 +268,11 @@ def ranges_are_well_formed(pattern: Pattern) -> None:
     found = False
     for lq, lk in _sizes(pattern):
         for start in _starts(pattern):
-            for i0, i1 in _blocks(pattern, start, lq):
+            moved = pattern.at(start)
+            for i0, i1 in _blocks(moved, start, lq):
                 for owner in _owners(pattern):
                     with case(i0=i0, i1=i1, lk=lk, **owner):
-                        found |= _triples(pattern, i0, i1, lk, owner) is not None
+                        found |= _triples(moved, i0, i1, lk, owner) is not None
     if not found:
         raise NotApplicable("it has no ranges: allowed is asked for every pair")
 
@@ -292,8 +306,26 @@ def ranges_are_asked_from_multiples_of_row_block(pattern: Pattern) -> None:
     require(asked, "attention must ask for ranges")
 
 
+@CHECKS
+def edges_and_tiles_agree(pattern: Pattern) -> None:
+    """A scattered pattern gives pair by pair what it gives tile by tile."""
+    if not pattern.scattered:
+        raise NotApplicable("it is not scattered: its pairs are never computed one by one")
+    part = _part(pattern)
+    tiles = _Spy(pattern, [])
+    for shape in (*part.shapes(), *part.large_shapes()):
+        for start in _starts(pattern):
+            arrays = part.arrays(shape)
+            with case(shape=tuple(shape), query_offset=start):
+                found = part.call(arrays, return_lse=True, query_offset=start)
+                expected = functional.attention(*arrays, mask=tiles, return_lse=True, query_offset=start)
+                tolerances = part.tolerances(arrays, np.float32, query_offset=start)
+                for name, got, wanted, allowed in zip(("output", "lse"), found, expected, tolerances, strict=True):
+                    require_close(got, wanted, allowed, f"the {name} must be the same pair by pair and tile by tile")
+
+
 class _Spy(Pattern):
-    """A pattern that notes for which blocks it is asked."""
+    """A pattern that notes for which blocks it is asked; not scattered, whatever it holds."""
 
     def __init__(self, pattern: Pattern, asked: list[tuple[int, int]]) -> None:
         self.pattern, self.asked = pattern, asked
@@ -306,6 +338,105 @@ class _Spy(Pattern):
     def ranges(self, i0: int, i1: int, lk: int, **owner: int) -> Any:
         self.asked.append((i0, i1))
         return self.pattern.ranges(i0, i1, lk, **owner)
+
+    def at(self, offset: int) -> Pattern:
+        moved = self.pattern.at(offset)
+        return self if moved is self.pattern else _Spy(moved, self.asked)
+
+
+# --- pairs, rows counted from elsewhere, and what fits ----------------------------------------------------------------
+
+
+@CHECKS
+def pairs_are_those_allowed(pattern: Pattern) -> None:
+    """pairs lists the keys that each row is allowed, each once."""
+    for lq, lk in _sizes(pattern):
+        for start in _starts(pattern):
+            moved = pattern.at(start)
+            for owner in _owners(pattern):
+                for i0, i1 in dict.fromkeys(((0, lq), (lq // 2, lq), (0, lq // 2), (lq // 2, lq // 2))):
+                    with case(i0=start + i0, i1=start + i1, lk=lk, **owner):
+                        _require_pairs(moved, start + i0, start + i1, lk, owner)
+
+
+def _require_pairs(pattern: Pattern, i0: int, i1: int, lk: int, owner: dict[str, int]) -> None:
+    answer = pattern.pairs(i0, i1, lk, **owner)
+    require(isinstance(answer, tuple) and len(answer) == 2, f"pairs must return indptr and indices, got {answer!r}")
+    for name, array in zip(("indptr", "indices"), answer, strict=True):
+        require(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind == "i", f"{name} must be an array of ints with one axis")
+    indptr, indices = answer
+    require(len(indptr) == i1 - i0 + 1, f"indptr must have an entry for each row and one more, {i1 - i0 + 1}, got {len(indptr)}")
+    ends = indptr[0] == 0 and indptr[-1] == len(indices) and bool(np.all(indptr[1:] >= indptr[:-1]))
+    require(ends, f"indptr must ascend from 0 to {len(indices)}, the number of indices, got {indptr.tolist()}")
+    require(bool(np.all((indices >= 0) & (indices < lk))), f"indices must lie within 0 and {lk}")
+    counts = np.zeros((i1 - i0, lk), np.int64)
+    np.add.at(counts, (np.repeat(np.arange(i1 - i0), np.diff(indptr)), indices), 1)
+    twice = np.argwhere(counts > 1)
+    require(not len(twice), f"a key must be listed once in its row, and isn't: {_pair(twice, i0, 0)}")
+    wrong = np.argwhere((counts > 0) != _allowed(pattern, *_grid(i0, i1 - i0, lk), owner))
+    require(not len(wrong), f"pairs must list what is allowed, and does not: {_pair(wrong, i0, 0)}")
+
+
+@CHECKS
+def at_counts_rows_from_elsewhere(pattern: Pattern) -> None:
+    """at(offset) holds for rows counted from another number; what goes by position stays itself."""
+    if isinstance(pattern, And | Or | Not):
+        raise NotApplicable("each operand is moved by its own at")
+    for lq, lk in list(_sizes(pattern))[:4]:
+        i, j = _grid(0, lq, lk)
+        for offset in (0, 1, -2, 50):
+            moved = pattern.at(offset)
+            for name in ("by_head", "by_batch"):
+                require(bool(getattr(moved, name)) == bool(getattr(pattern, name)), f"at({offset}) must have the {name} of the pattern")
+            for owner in _owners(pattern):
+                with case(offset=offset, lq=lq, lk=lk, **owner):
+                    there = i if pattern.positional else i + offset
+                    require_same_bits(_allowed(moved, there, j, owner), _allowed(pattern, i, j, owner), f"at({offset}) must hold the same set")
+                    back = _allowed(moved.at(-offset), i, j, owner)
+                    require_same_bits(back, _allowed(pattern, i, j, owner), f"at({offset}) and back must hold the same set")
+
+
+@CHECKS
+def check_fits_tells_what_fits(pattern: Pattern) -> None:
+    """check_fits accepts the shapes that the pattern is for, and raises DimensionMismatchError of fewer heads or batch entries."""
+    part = _part(pattern)
+    for shape in part.shapes():
+        with case(shape=tuple(shape)):
+            pattern.check_fits(shape.lead, shape.heads, shape.lq, shape.lk)
+    shape = part.middle()
+    others = {}
+    if pattern.by_head and (part.heads or 1) > 1:
+        others["a head less"] = shape._replace(heads=shape.heads - 1)
+    if pattern.by_batch and (part.batch or 1) > 1:
+        others["a batch entry less"] = shape._replace(lead=(shape.lead[0] - 1,))
+    for name, other in others.items():
+        with case(shape=tuple(other)):
+            expect_error(DimensionMismatchError, name, pattern.check_fits, other.lead, other.heads, other.lq, other.lk)
+
+
+@CHECKS
+def strided_parts_are_the_pattern(pattern: Pattern) -> None:
+    """strided_parts, where there are any, are disjoint, and what is allowed together."""
+    if pattern.strided_parts() is None:
+        raise NotApplicable("it has no such parts")
+    for owner in _owners(pattern):
+        head = owner["head"]
+        parts = pattern.strided_parts(head)
+        if parts is None:
+            raise CheckFailure(f"a pattern that has parts for head 0 must have some for head {head}")
+        for lq, lk in _sizes(pattern):
+            for start in _starts(pattern):
+                i, j = _grid(start, lq, lk)
+                with case(start=start, lq=lq, lk=lk, **owner):
+                    counts = np.zeros((lq, lk), np.int64)
+                    for step, part in parts:
+                        require(not (part.by_head or part.by_batch), f"a part must not tell heads or batch entries apart, got {part!r}")
+                        own = (i - j) % step == 0
+                        counts += own & _allowed(part, i // step, j // step, {"head": 0, "batch": 0})
+                    twice = np.argwhere(counts > 1)
+                    require(not len(twice), f"parts must be disjoint, and two of them hold a pair: {_pair(twice, start, 0)}")
+                    wrong = np.argwhere((counts > 0) != _allowed(pattern, i, j, owner))
+                    require(not len(wrong), f"the parts together must be the pattern, and are not: {_pair(wrong, start, 0)}")
 
 
 # --- as a part of calls -----------------------------------------------------------------------------------------------
