@@ -40,6 +40,11 @@ __all__ = ["MAX_KEYS", "HeadwiseAttention", "merge_heads", "split_heads"]
 MAX_KEYS = 1_000_000
 """How many keys a row may attend to unless the variant is told otherwise."""
 
+OPTIONS = (
+    "score", "score_options", "aggregate", "aggregate_options", "causal", "window", "scale", "softcap", "check_finite", "max_keys",
+)  # fmt: skip
+"""What every variant takes beside its own options, embed_dim, num_heads and dropout_rate."""
+
 SMALL = 1 << 15
 """Outputs of no more elements than this are copied when heads are merged: that is quicker than the checks of ``out=``."""
 
@@ -122,11 +127,13 @@ class HeadwiseAttention(Attention):
         How many keys a row may attend to; None for any number.
     own : mapping, optional
         The subclass's own options, for the configuration.
+    **unknown
+        Refused, by name.
 
     Raises
     ------
     InvalidInputError
-        If an option has a value that makes no sense.
+        If an option has a value that makes no sense, or there is no such option.
     UnknownVariantError
         If the score or aggregate isn't registered.
     """
@@ -152,7 +159,11 @@ class HeadwiseAttention(Attention):
         check_finite: bool = True,
         max_keys: int | None = MAX_KEYS,
         own: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:  # which a subclass that hands on what it doesn't know has let through
+            takes = ", ".join(dict.fromkeys(("embed_dim", "num_heads", *(own or {}), "dropout_rate", *OPTIONS)))
+            raise InvalidInputError(f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {takes}")
         for name, value in (("score", score), ("aggregate", aggregate)):
             if not isinstance(value, str):
                 raise InvalidInputError(
@@ -217,7 +228,8 @@ class HeadwiseAttention(Attention):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_constant", None)
+        for name in ("_constant", "_last_both"):
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -292,7 +304,7 @@ class HeadwiseAttention(Attention):
         options = self._constant.copy()
         own = self.own_mask(inputs[0].shape[-2], inputs[1].shape[-2], False)
         if own is not None:
-            options["mask"] = own if mask is None else own & mask_pattern(mask)
+            options["mask"] = own if mask is None else self._both(own, mask)
         elif mask is not None:
             options["mask"] = mask
         if bias is not None:
@@ -423,6 +435,18 @@ class HeadwiseAttention(Attention):
         if not (merged.strides == out.strides and np.may_share_memory(merged, out)):  # else the engine has written it there, and no view turned it
             out[...] = merged
         return out
+
+    _last_both: tuple[Pattern, Any, Pattern] | None = None
+
+    def _both(self, own: Pattern, mask: Any) -> Pattern:
+        """AND the variant's pattern and a mask; the same object for the same pattern as in the call before, by which its plans are kept."""
+        last = self._last_both
+        if last is not None and last[0] is own and last[1] is mask:
+            return last[2]
+        both = own & mask_pattern(mask)
+        if isinstance(mask, Pattern):  # an array may have changed by the next call
+            self._last_both = (own, mask, both)
+        return both
 
     def own_mask(self, lq: int, lk: int, single: bool) -> Pattern | None:
         """Return the pattern that is the variant's own, to be ANDed with the masks of a call: none here.

@@ -16,8 +16,8 @@ import numpy as np
 
 from ruvattn import Pattern, SparseAttention, attention
 from ruvattn.call import mask_pattern
-from ruvattn.errors import DimensionMismatchError, InvalidInputError
-from ruvattn.headwise import HeadwiseAttention, keys_per_row
+from ruvattn.errors import DimensionMismatchError
+from ruvattn.headwise import OPTIONS, HeadwiseAttention, keys_per_row
 from ruvattn.key_ranges import combined, known_ranges
 from ruvattn.selection import choose_keys
 from ruvattn.validation import check_int
@@ -37,11 +37,6 @@ SPANS = 16
 
 LARGE = 1 << 16
 """Keys with no more numbers than this are checked whole: finding out which of them matter would take as long."""
-
-COMMON = (
-    "score", "score_options", "aggregate", "aggregate_options", "causal", "window", "scale", "softcap", "check_finite", "max_keys",
-)  # fmt: skip
-"""Options of every `HeadwiseAttention` beside the dropout rate."""
 
 OF_CHOICE = ("score", "mask", "bias", "causal", "window", "query_offset", "key_lengths", "scale", "softcap")
 """Arguments of `ruvattn.attention` that say which keys have the largest logits."""
@@ -74,7 +69,8 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
     """Attention of heads over the pairs of a mask.
 
     A subclass names its pattern's class in `form` and that one's arguments in `own_options`, or overrides `make_mask` or `own_mask`. The masks of
-    a call are ANDed with its own.
+    a call are ANDed with its own. All options of `ruvattn.headwise.HeadwiseAttention` are taken. Keys and values that no query of a call can see may
+    go unchecked.
 
     Parameters
     ----------
@@ -84,9 +80,6 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
         Number of heads.
     own : mapping, optional
         The subclass's own options, for the configuration.
-    **options
-        dropout_rate, score, score_options, aggregate, aggregate_options, causal, window, scale, softcap, check_finite and max_keys, as for
-        `ruvattn.builtin.standard.StandardAttention`. Keys and values that no query of a call can see may go unchecked.
 
     Raises
     ------
@@ -101,13 +94,6 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
     form: ClassVar[Callable[..., Pattern] | None] = None
     own_options: ClassVar[tuple[str, ...]] = ()
     _choice: tuple[int | None, float | None] | None = None
-
-    def __init__(self, embed_dim: int, num_heads: int = 1, *, own: Mapping[str, Any] | None = None, **options: Any) -> None:
-        unknown = [name for name in options if name != "dropout_rate" and name not in COMMON]
-        if unknown:
-            takes = ", ".join(("embed_dim", "num_heads", *self.own_options, "dropout_rate", *(x for x in COMMON if x not in self.own_options)))
-            raise InvalidInputError(f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {takes}")
-        super().__init__(embed_dim, num_heads, own=own, **options)
 
     def _make_parts(self) -> None:
         super()._make_parts()
@@ -320,7 +306,7 @@ class _Plain(SparseVariant):
 
     def __init__(self, other: SparseVariant, top_k: int | None) -> None:
         config = other._config
-        common = {name: config.options[name] for name in COMMON if name not in other.own_options}
+        common = {name: config.options[name] for name in OPTIONS if name not in other.own_options}
         super().__init__(config.embed_dim, config.num_heads, dropout_rate=config.dropout_rate, **common)
         if top_k is not None:
             self._choice = (top_k, None)
