@@ -65,6 +65,19 @@ class Comb(Pattern):
         return starts, starts + 1, starts <= i0
 
 
+class EveryOther(Pattern):
+    """Every s-th key up to the position, as a part of its own; for s = 1 that is another name for causal."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return ((i - j) % self.step == 0) & (j <= i)
+
+    def strided_parts(self, head=0):
+        return [(self.step, Causal())]
+
+
 # --- calls, and trees of patterns beside the dense sets that they mean ----------------------------------------------------------
 
 
@@ -131,7 +144,7 @@ def leaves(draw, scene, as_array=False):
     batch, head, row, position, key = scene.grid()
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     share = draw(st.sampled_from([0.02, 0.5, 0.9]))
-    names = ["bool", "sparse"] if as_array else ["causal", "window", "lengths", "bool", "sparse", "hashed", "blocks", "comb"]
+    names = ["bool", "sparse"] if as_array else ["causal", "window", "lengths", "bool", "sparse", "hashed", "blocks", "comb", "strided"]
     name = draw(st.sampled_from(names))
     pattern: Any
     if name == "causal":
@@ -169,6 +182,9 @@ def leaves(draw, scene, as_array=False):
     elif name == "blocks":
         pattern = Blocks(draw(st.sampled_from([2, 5, 16, 48, 64, 200])), draw(st.booleans()))
         dense = pattern.allowed(position if pattern.positional else row, key)
+    elif name == "strided":
+        pattern = EveryOther(draw(st.sampled_from([1, 2, 5])))
+        dense = ((position - key) % pattern.step == 0) & (key <= position)
     else:
         pattern, dense = Comb(), (key % 7 == 0) & (key <= position)
     return pattern, np.broadcast_to(dense, scene.full)
@@ -297,7 +313,7 @@ def test_what_the_trees_are_made_of_is_all_there_is():
         found.add("some" if dense.any() and not dense.all() else "all alike")
 
     look()
-    assert {And, Or, Not, Causal, Window, KeyLengths, BoolMask, SparseMatrixMask, Hashed, Blocks, Comb, "some", "all alike"} <= found
+    assert {And, Or, Not, Causal, Window, KeyLengths, BoolMask, SparseMatrixMask, Hashed, Blocks, Comb, EveryOther, "some", "all alike"} <= found
 
 
 # --- single expressions ---------------------------------------------------------------------------------------------------------
