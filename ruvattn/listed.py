@@ -49,6 +49,10 @@ class EdgeSets:
         return self.indptr.nbytes + self.indices.nbytes
 
 
+_TILES = EdgeSets(np.zeros((1, 1), np.int64), np.zeros(0, np.int32), False, False)
+"""What is kept of a call that tiles are the faster way for."""
+
+
 def edge_sets(call: Call) -> EdgeSets | None:
     """List the pairs of a call, if computing them one by one is the faster way.
 
@@ -90,14 +94,15 @@ def edge_sets(call: Call) -> EdgeSets | None:
                 indptr[b, h] = ends + total
                 total += len(keys)
                 found.append(keys.astype(np.int32, copy=False))
-        return EdgeSets(indptr.reshape(-1, call.lq + 1), found[0] if len(found) == 1 else np.concatenate(found), by_batch, by_head)
+        sets = EdgeSets(indptr.reshape(-1, call.lq + 1), found[0] if len(found) == 1 else np.concatenate(found), by_batch, by_head)
+        return sets if _worth_it(sets, call) else _TILES
 
     if mask is not None:  # an array may have changed since the last call, a pattern may not
         sets = make()
     else:
         key = ("pairs", call.lq, call.lk, batches, heads, offsets[:batches].tobytes(), lengths[:batches].tobytes(), call.causal, call.window)
         sets = kept(pattern, key, make)
-    return sets if _worth_it(sets, call) else None
+    return None if sets is _TILES else sets
 
 
 def _masked(

@@ -106,7 +106,9 @@ class Block:
     words: np.ndarray  # (rows, row_words)
 
 
-def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, lanes: int) -> Iterator[Plan]:
+def plans(
+    pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, lanes: int, window: tuple[int, int] = (-1, -1)
+) -> Iterator[Plan]:
     """Yield the plans of a pattern, for consecutive rows; made now, or kept from an earlier call.
 
     Parameters
@@ -119,24 +121,28 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
         Where row 0 of each batch entry stands.
     lanes : int
         Rows of a panel of the kernel.
+    window : (int, int), default (−1, −1)
+        Left and right bound of what the kernel looks at by itself, −1 for none: what no row of a block has inside is not planned.
 
     Yields
     ------
     Plan
         Together they cover rows 0 to lq − 1.
     """
-    if not pattern.positional:
-        offsets = np.zeros_like(offsets)
-    by_batch = bool(pattern.by_batch) or bool(np.any(offsets[1:] != offsets[:-1]))
+    differ = bool(np.any(offsets[1:] != offsets[:-1]))
+    if not pattern.positional and (differ or window == (-1, -1)):
+        # It goes by the index of a row, and one plan serves all.
+        offsets, differ, window = np.zeros_like(offsets), False, (-1, -1)
+    by_batch = bool(pattern.by_batch) or differ
     offsets = offsets if by_batch else offsets[:1]
-    key = ("plans", lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes)
+    key = ("plans", lq, lk, heads if pattern.by_head else 1, offsets.tobytes(), lanes, window)
     known = _KEPT.find(pattern, key)
     if known is not None:
         yield from known
         return
     made: list[Plan] | None = []
     size = 0
-    for plan in _made(pattern, lq, lk, heads if pattern.by_head else 1, offsets, by_batch, lanes):
+    for plan in _made(pattern, lq, lk, heads if pattern.by_head else 1, offsets, by_batch, lanes, window):
         size += plan.nbytes
         if made is not None:
             made = None if size > KEPT_BYTES // 4 else [*made, plan]
@@ -145,7 +151,9 @@ def plans(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, l
         _KEPT.keep(pattern, key, made, size)
 
 
-def _made(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, by_batch: bool, lanes: int) -> Iterator[Plan]:
+def _made(
+    pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, by_batch: bool, lanes: int, window: tuple[int, int]
+) -> Iterator[Plan]:
     height = lanes * max(1, BLOCK_ROWS // lanes)
     # Rows of one block of the pattern see the same ranges, mostly: as many of them as stand where the kernel's blocks do.
     step = row_block(pattern)
@@ -157,7 +165,7 @@ def _made(pattern: Pattern, lq: int, lk: int, heads: int, offsets: np.ndarray, b
     for r0 in range(0, lq, height):
         r1 = min(r0 + height, lq)
         for own, (moved, offset, b, h) in zip(found, owners, strict=True):
-            block = _block(moved, r0 + offset, r1 + offset, lk, h, b if pattern.by_batch else 0)
+            block = _block(moved, r0 + offset, r1 + offset, lk, h, b if pattern.by_batch else 0, window)
             words += SEGMENT_WORDS * (1 + len(block.start)) + block.words.size
             own.append(block)
         if words >= WORD_BUDGET or r1 == lq:
@@ -186,9 +194,15 @@ def _pack(found: list[list[Block]], first: int, rows: int, height: int, owners_o
     )
 
 
-def _block(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> Block:
-    """Return the segments of the rows at positions [i0, i1)."""
+def _block(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int, window: tuple[int, int]) -> Block:
+    """Return the segments of the rows at positions [i0, i1), as far as they are in the windows of some."""
     starts, stops, full = known_ranges(pattern, i0, i1, lk, head, batch)
+    left, right = window
+    if left >= 0 or right >= 0:
+        starts = np.maximum(starts, i0 - left) if left >= 0 else starts
+        stops = np.minimum(stops, i1 + right) if right >= 0 else stops
+        inside = starts < stops
+        starts, stops, full = starts[inside], stops[inside], full[inside]
     if full.all():
         return Block(starts, stops, np.full(len(starts), -1, np.int64), np.zeros((i1 - i0, 0), np.uint32))
     # Ask for all partial ranges at once, as far as memory allows: a call of `allowed` costs as much as thousands of pairs.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .aggregates import Aggregate, WeightedSum
-from .call import Call
+from .call import Call, narrower
 from .dropout import kept_weights
 from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
@@ -172,7 +172,8 @@ def run(
         every = (None,)
     else:
         offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
-        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES)
+        window = narrower(call.window, (-1, 0)) if call.causal else call.window
+        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES, window)
     for plan in every:
         # A score in Python sees what is masked, too, and need not warn of it: what matters shows in the result.
         with np.errstate(all="ignore") if score is not None and score.forward is None else nullcontext():
