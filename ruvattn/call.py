@@ -331,7 +331,9 @@ def mask_pattern(mask: Any) -> Pattern:
     if isinstance(mask, type) and issubclass(mask, Pattern):
         raise InvalidInputError(f"mask must be an instance of {mask.__name__}, got the class: pass {mask.__name__}(…)")
     if is_scipy_sparse(mask):
-        return SparseMatrixMask(mask)
+        pattern = SparseMatrixMask(mask)
+        pattern.passing = True  # the next call makes another one of it
+        return pattern
     if isinstance(mask, str):
         raise InvalidInputError(
             f"mask must be a boolean array, a scipy.sparse array or a Pattern, got {mask!r}: ruvattn.registry.get_pattern makes one by name"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError
-from .key_ranges import known_ranges
+from .key_ranges import known_pairs, known_ranges
 from .patterns import Pattern, Ranges
 from .validation import as_numbers, is_scipy_sparse
 
@@ -202,7 +202,7 @@ class RowsOf(Pattern):
     def __init__(self, pattern: Pattern, first: int) -> None:
         self.pattern: Pattern = pattern.pattern if isinstance(pattern, RowsOf) else pattern
         self.first: int = pattern.first + first if isinstance(pattern, RowsOf) else first
-        self.by_head, self.by_batch, self.scattered = pattern.by_head, pattern.by_batch, pattern.scattered
+        self.by_head, self.by_batch, self.scattered, self.passing = pattern.by_head, pattern.by_batch, pattern.scattered, pattern.passing
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise: which of its rows a call would have is for the call to say."""
@@ -220,7 +220,7 @@ class RowsOf(Pattern):
 
     def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Ask the pattern about its own rows."""
-        return self.pattern.pairs(i0 + self.first, i1 + self.first, lk, head=head, batch=batch)
+        return known_pairs(self.pattern, i0 + self.first, i1 + self.first, lk, head, batch)
 
     def __repr__(self) -> str:
         return f"RowsOf({self.pattern!r}, {self.first})"

@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import InvalidInputError
 from .explicit_patterns import BoolMask, SparseMatrixMask
-from .key_ranges import KeyRanges, answered, combined, complement, known_ranges
+from .key_ranges import KeyRanges, answered, combined, complement, known_pairs, known_ranges
 from .patterns import Pattern
 from .validation import is_scipy_sparse
 
@@ -73,6 +73,7 @@ class _Combined(Pattern):
         self.by_head = any(operand.by_head for operand in operands)
         self.by_batch = any(operand.by_batch for operand in operands)
         self.positional = any(operand.positional for operand in operands)
+        self.passing = any(operand.passing for operand in operands)
         self._kept: dict[tuple[int, ...], Pattern] = {}
 
     def at(self, offset: int) -> Pattern:
@@ -158,7 +159,7 @@ class And(_Combined):
         listing = next((operand for operand in self.operands if operand.scattered), None)
         if listing is None:
             return super().pairs(i0, i1, lk, head=head, batch=batch)
-        indptr, indices = listing.pairs(i0, i1, lk, head=head if listing.by_head else 0, batch=batch if listing.by_batch else 0)
+        indptr, indices = known_pairs(listing, i0, i1, lk, head if listing.by_head else 0, batch if listing.by_batch else 0)
         i = np.repeat(np.arange(i0, i1, dtype=np.int64), np.diff(indptr))
         j = indices.astype(np.int64, copy=False)  # narrower ones would overflow in what a pattern computes with them
         kept = np.ones(j.shape, bool)

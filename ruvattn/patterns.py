@@ -43,6 +43,8 @@ class Pattern:
         True: i is a position, the row's index plus ``query_offset``. False: i is the row's index, as it is for explicit arrays.
     scattered : bool
         True: its pairs lie here and there, and `pairs` lists them at once. Where they are few, only they are computed, one by one.
+    passing : bool
+        True: the object is for one call, so that what is planned for it is planned in vain for the next.
     """
 
     by_head: bool = False
@@ -50,6 +52,7 @@ class Pattern:
     row_block: int = 1
     positional: bool = True
     scattered: bool = False
+    passing: bool = False
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Tell which pairs may attend.
@@ -191,6 +194,9 @@ class Pattern:
         from .pattern_algebra import Not
 
         return Not(self)
+
+    def __bool__(self) -> bool:
+        raise InvalidInputError("a pattern has no truth value: combine patterns with &, | and ~, and ask `is not None`")
 
     # So that an array on the left leaves the operator to the pattern instead of taking it apart.
     __array_ufunc__ = None

@@ -126,6 +126,7 @@ def run(
     logits: np.ndarray | None,
     threads: int,
     chosen: np.ndarray | None = None,
+    ordered: bool = True,
 ) -> None:
     """Run the kernel, for all rows at once or for those of one plan after another."""
     if not call.batch or not call.lq:
@@ -165,6 +166,7 @@ def run(
         "score": score,
         "logits": logits,
         "chosen": chosen,
+        "ordered": ordered,
         "threads": threads,
     }
     every: Iterable[Plan | None]

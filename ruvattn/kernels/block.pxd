@@ -14,7 +14,7 @@ from .masks cimport part_bits
 from .openmp cimport omp_get_thread_num
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
-from .select cimport merge_heaps, reset_heaps, save_heaps, write_heaps
+from .select cimport merge_best, reset_best, save_best, write_best
 from .softmax cimport settle
 from .vector cimport REAL_MAX, VLEN, exp_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
 from .wide cimport wide_row
@@ -24,7 +24,7 @@ cdef enum:
 
 
 cdef inline Py_ssize_t state_size(const Problem *p) noexcept nogil:
-    """Numbers in the unnormalised state of a block, as save_state writes it: reference, total, and the output or the heap (a key counts as one)."""
+    """Numbers in the unnormalised state of a block, as save_state writes it: reference, total, and the output or the choice (a key counts as one)."""
     return (p.block_rows + 2 * VLEN - 1) // (2 * VLEN) * (2 * VLEN) * (2 + (p.dv if p.top_k == 0 else 2 * p.top_k + 1))
 
 
@@ -48,7 +48,7 @@ cdef inline void begin(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
             if p.dropout:
                 w.drop[panel * nr + i] = row_key(key, row)
         if p.top_k > 0:
-            reset_heaps(panel, m, w)
+            reset_best(panel, m, w)
         panel += 1
         i0 += nr
     if p.top_k == 0:
@@ -242,7 +242,7 @@ cdef inline int finish(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t 
 cdef inline void save_state(const Problem *p, Py_ssize_t panels, const Scratch *w, real *partial) noexcept nogil:
     cdef Py_ssize_t nr = 2 * VLEN, panel
     if p.top_k > 0:
-        partial = save_heaps(p, panels * nr, w, partial)
+        partial = save_best(p, panels * nr, w, partial)
     else:
         memcpy(partial, w.o, panels * p.dv * nr * sizeof(real))
         partial += panels * p.dv * nr
@@ -253,7 +253,7 @@ cdef inline void save_state(const Problem *p, Py_ssize_t panels, const Scratch *
 cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *partial, Scratch *w) noexcept nogil:
     """Fold another split's state into the one in the scratch: both to the larger reference, then add."""
     cdef Py_ssize_t nr = 2 * VLEN, panel, half, c
-    cdef const real *other = partial + panels * p.dv * nr if p.top_k == 0 else merge_heaps(p, panels * nr, partial, w)
+    cdef const real *other = partial + panels * p.dv * nr if p.top_k == 0 else merge_best(p, panels * nr, partial, w)
     cdef real *state
     cdef real *o
     cdef const real *add
@@ -324,7 +324,7 @@ cdef inline int conclude(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_
     cdef bint broken = False
     cdef int bad
     if p.top_k > 0:
-        write_heaps(p, b, h, r0, r1, w)
+        write_best(p, b, h, r0, r1, w)
         return 0
     bad = finish(p, b, h, r0, r1, w, &broken)
     if broken:

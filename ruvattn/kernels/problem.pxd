@@ -73,8 +73,9 @@ cdef struct Problem:
     real *logits                                       # (batch, heads, lq, lk), contiguous, or NULL
     # the largest logits of each row instead of an output; the lse over all of them where ``lse`` is given
     Py_ssize_t top_k                                   # 0: an output is wanted
-    Py_ssize_t *chosen                                 # (batch, heads, lq, top_k), contiguous: keys, best first, −1 where there are fewer
+    Py_ssize_t *chosen                                 # (batch, heads, lq, top_k), contiguous: keys, −1 where there are fewer
     real *chosen_logits
+    bint ordered                                       # best first
     # blocking: a function of the shape alone
     Py_ssize_t block_rows, block_keys, row_blocks, splits, split_keys
     real *partial                                      # splits × blocks of unnormalised states
@@ -99,10 +100,10 @@ cdef struct Scratch:
     urint *drop        # per panel: the row's hash
     urint *words       # mask bits of one tile's parts
     int *bad           # rows to look at again
-    real *heap         # per row of the block: its top_k logits so far, their keys and how many they are
-    int *heap_key
-    int *heap_count
-    real *heap_least   # what a logit has to beat, NR a panel
+    real *best         # per row of the block: twice top_k logits that are among its largest so far, their keys and how many they are
+    int *best_key
+    int *best_count
+    real *best_least   # what a logit has to beat, NR a panel
 
 
 cdef struct Part:

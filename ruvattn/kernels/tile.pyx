@@ -25,6 +25,7 @@ from .block cimport attend_block, begin, conclude, merge_state, repair, save_sta
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
+from .select cimport room
 from .softmax cimport exp_four
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
 
@@ -55,7 +56,7 @@ cdef enum:
     TILE_BYTES = 960       # a number for each key of a tile: 240 floats, 120 doubles, multiples of six, so that the micro-kernel has no rest
     PYTHON_KEYS = 384      # the same for a score in Python, where a call costs as much as thousands of logits
     SPLIT_KEYS = 1024      # keys of a split at the least
-    HEAP_ENTRY = 12        # a logit and its key
+    CHOICE_BYTES = 12      # a logit and its key
     PLAIN_HEADS = 64       # what the short way keeps on the stack
     PLAIN_BATCH = 16
     PLAIN_LENGTH = 0x3FFFFFFF
@@ -169,10 +170,10 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.words = <urint *>take(arena, (keys // 32 + 1 + (keys if p.plan_ptr != NULL else 1)) * nr, sizeof(urint))  # a word a part at the least
     w.bad = <int *>take(arena, p.block_rows, sizeof(int))
     if p.top_k > 0:
-        w.heap = <real *>take(arena, panels * nr * p.top_k, sizeof(real))
-        w.heap_key = <int *>take(arena, panels * nr * p.top_k, sizeof(int))
-        w.heap_count = <int *>take(arena, panels * nr, sizeof(int))
-        w.heap_least = <real *>take(arena, panels * nr, sizeof(real))
+        w.best = <real *>take(arena, panels * nr * room(p), sizeof(real))
+        w.best_key = <int *>take(arena, panels * nr * room(p), sizeof(int))
+        w.best_count = <int *>take(arena, panels * nr, sizeof(int))
+        w.best_least = <real *>take(arena, panels * nr, sizeof(real))
     parts[0] = <Part *>take(arena, 2 * keys if p.plan_ptr != NULL else 1, sizeof(Part))  # of a block of rows, and of a panel
 
 
@@ -250,7 +251,7 @@ cdef void choose_blocks(Problem *p, bint few) noexcept:
     while p.python == NULL and p.block_rows > 4 * nr and items * ((p.rows_here + p.block_rows - 1) // p.block_rows) < 8:
         p.block_rows //= 2
     # queries and outputs of a block stay in the second-level cache, however wide they are
-    while p.block_rows > nr and p.block_rows * ((p.d + p.dv) * <Py_ssize_t>sizeof(real) + p.top_k * HEAP_ENTRY) > BLOCK_BYTES:
+    while p.block_rows > nr and p.block_rows * ((p.d + p.dv) * <Py_ssize_t>sizeof(real) + room(p) * CHOICE_BYTES) > BLOCK_BYTES:
         p.block_rows //= 2
     if p.rows_here < p.block_rows:
         p.block_rows = p.rows_here
@@ -360,7 +361,7 @@ cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
 def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not None, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray scale not None, *,
            bint causal=False, Py_ssize_t left=-1, Py_ssize_t right=-1, cnp.ndarray position=None, cnp.ndarray key_length=None,
            cnp.ndarray mask=None, cnp.ndarray bias=None, double softcap=0, cnp.ndarray sinks=None, double dropout=0, unsigned long long seed=0,
-           object plan=None, object score=None, cnp.ndarray logits=None, cnp.ndarray chosen=None, int threads=1):
+           object plan=None, object score=None, cnp.ndarray logits=None, cnp.ndarray chosen=None, bint ordered=True, int threads=1):
     """Attention of q (..., Hq, Lq, D) over k (..., Hk, Lk, D) and v (..., Hk, Lk, Dv) into out and lse, or its logits into ``logits``, or with
     ``chosen`` (..., Hq, Lq, top_k) the largest logits of each row into ``logits`` of that shape, their keys into ``chosen``, and the lse of the
     whole row into ``lse`` where it is given.
@@ -446,6 +447,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
         if chosen is not None:
             p.top_k = chosen.shape[chosen.ndim - 1]
             p.chosen = <Py_ssize_t *>cnp.PyArray_DATA(chosen)
+            p.ordered = ordered
             p.chosen_logits = <real *>cnp.PyArray_DATA(logits)
             p.lse = <real *>cnp.PyArray_DATA(lse) if lse is not None else NULL
         elif logits is not None:

@@ -83,11 +83,13 @@ class Strided(PicturedMask):
     def __init__(self, stride: int, window_size: int | None = None) -> None:
         self.stride = min(check_int(stride, "stride", 1), FAR)
         self.window_size = self.stride - 1 if window_size is None else check_window_size(window_size)
+        beyond = self.window_size // self.stride
+        # Made once: what is planned for a pattern is kept with the object.
+        self._parts_at_stride = [(1, Window(self.window_size, self.window_size)), (self.stride, ~Window(beyond, beyond))]
 
     def strided_parts(self, head: int = 0) -> list[tuple[int, Pattern]]:
         """Return the window, and what is beyond it at every stride."""
-        beyond = self.window_size // self.stride
-        return [(1, Window(self.window_size, self.window_size)), (self.stride, ~Window(beyond, beyond))]
+        return self._parts_at_stride
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Return |i − j| ≤ window_size or (i − j) % stride = 0."""
