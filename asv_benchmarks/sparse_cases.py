@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-__all__ = ["BARS", "CASES", "HEADS", "TOP_K", "WIDTH", "Case", "arrays", "bigbird", "window"]
+__all__ = ["BARS", "CASES", "FLEX_BLOCK", "HEADS", "TOP_K", "WIDTH", "Case", "arrays", "bigbird", "window"]
 
 HEADS, WIDTH = 4, 64
 """Of every problem."""
 
 BARS: Mapping[str, float] = {"flex": 3.0, "sdpa": 4.0}
 """How many times as fast as the peers a pattern has to be, at a length of 8,192."""
+
+FLEX_BLOCK = 128
+"""Rows and columns of a block of flex_attention unless it is told otherwise."""
 
 TOP_K = 32
 """Keys that each row keeps in the top-k problem."""
@@ -47,11 +50,12 @@ class Case:
         Whether the rule depends on h.
     function : str
         Which function of ruvattn is called.
-    versus : tuple of {"flex", "sdpa", "sdpa causal", "sdpa mask"}
-        What it is compared with: flex_attention with the same rule; SDPA without a mask, with its causal one, and with the rule as bool mask.
+    versus : tuple of {"flex", "flex tuned", "sdpa", "sdpa causal", "sdpa mask"}
+        What it is compared with: flex_attention with the same rule, in blocks of 128, which is its default, and in blocks of `flex_block`; SDPA
+        without a mask, with its causal one, and with the rule as bool mask.
     flex_block : int
-        Of flex_attention's BlockMask: the fastest one of 32, 64, 128 (its default) and 256 where this was tried. On one thread, L = 8,192:
-        window 0.25, 0.16, 0.18, 0.25 s; causal stride 0.58, 0.89, 1.93, 1.92 s; blocks of 64 0.38, 0.26, 1.48, 3.10 s.
+        The fastest size of the blocks of 32, 64, 128 and 256 where this was tried. On one thread, L = 8,192: window 0.25, 0.16, 0.18, 0.25 s; causal
+        stride 0.58, 0.89, 1.93, 1.92 s; blocks of 64 0.38, 0.26, 1.48, 3.10 s. 128: it isn't compared twice.
     bars : dict of str to float
         The least ratio for each of `versus` that has one.
     """
@@ -63,9 +67,15 @@ class Case:
     table: Callable[[], Any] | None = None
     by_head: bool = False
     function: str = "attention"
-    versus: tuple[str, ...] = ("flex", "sdpa")
+    versus: tuple[str, ...] = ("flex", "flex tuned", "sdpa")
     flex_block: int = 64
     bars: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def flex_blocks(self) -> dict[str, int]:
+        """The sizes of the blocks that flex_attention is timed with."""
+        sizes = {"flex": FLEX_BLOCK, "flex tuned": self.flex_block}
+        return {name: size for name, size in sizes.items() if name in self.versus and (name == "flex" or size != FLEX_BLOCK)}
 
     def count(self, block: int) -> Any:
         """Count the pairs of each block.
@@ -131,7 +141,7 @@ def window(length: int, reach: int = 256) -> Case:
         length,
         lambda: {"window": (reach, reach)},
         lambda h, i, j, table: abs(i - j) <= reach,
-        bars=BARS if length == 8192 else {},
+        bars=BARS,
     )
 
 
@@ -142,7 +152,7 @@ def causal_window(length: int, reach: int = 256) -> Case:
         length,
         lambda: {"window": (reach, 0)},
         lambda h, i, j, table: (j <= i) & (i - j <= reach),
-        versus=("flex", "sdpa", "sdpa causal"),
+        versus=("flex", "flex tuned", "sdpa", "sdpa causal"),
         bars=BARS,
     )
 
@@ -154,7 +164,7 @@ def streaming(length: int, first: int = 64, reach: int = 256) -> Case:
         length,
         lambda: {"mask": _plugin().Streaming(first, reach)},
         lambda h, i, j, table: (j <= i) & ((i - j < reach) | (j < first)),
-        versus=("flex", "sdpa", "sdpa causal"),
+        versus=("flex", "flex tuned", "sdpa", "sdpa causal"),
         bars=BARS,
     )
 
@@ -166,7 +176,7 @@ def strided(length: int, stride: int = 128) -> Case:
         length,
         lambda: {"mask": _plugin().Strided(stride), "causal": True},
         lambda h, i, j, table: (j <= i) & ((i - j < stride) | ((i - j) % stride == 0)),
-        versus=("flex", "sdpa", "sdpa causal"),
+        versus=("flex", "flex tuned", "sdpa", "sdpa causal"),
         flex_block=32,
         bars=BARS,
     )
@@ -179,7 +189,7 @@ def dilated(length: int, reach: int = 128, dilation: int = 4) -> Case:
         length,
         lambda: {"mask": _plugin().Dilated(reach, dilation)},
         lambda h, i, j, table: (abs(i - j) <= reach * dilation) & ((i - j) % dilation == 0),
-        bars={"flex": BARS["flex"]},
+        bars=BARS,
     )
 
 
