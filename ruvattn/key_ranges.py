@@ -2,6 +2,7 @@
 
     known_ranges(pattern, i0, i1, lk)     asks a pattern by its own row blocks, and checks the answer
     answered(pattern, i, j)               asks it about pairs, and checks the answer
+    known_pairs(pattern, i0, i1, lk)      asks it to list them, and checks the answer
     combined(kind, …)                     and, or, over several such answers;  complement()
 
 A key that every row of a block sees has level 2, one that `allowed` has to decide has 1, and one that no row sees 0. Then ``and`` is the minimum,
@@ -22,7 +23,7 @@ from .validation import FAR
 if TYPE_CHECKING:
     from .patterns import Pattern
 
-__all__ = ["KeyRanges", "answered", "combined", "complement", "known_ranges", "row_block"]
+__all__ = ["KeyRanges", "answered", "combined", "complement", "known_pairs", "known_ranges", "row_block"]
 
 
 class KeyRanges(NamedTuple):
@@ -128,6 +129,46 @@ def answered(pattern: Pattern, i: np.ndarray, j: np.ndarray, head: int, batch: i
         return np.broadcast_to(answer, shape)
     except ValueError:
         raise DimensionMismatchError(f"{name} must return an array that broadcasts to {shape}, got {answer.shape}") from None
+
+
+def known_pairs(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ask `pairs`.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Any.
+    i0, i1, lk, head, batch : int
+        As for `Pattern.pairs`.
+
+    Returns
+    -------
+    indptr : ndarray of int64, (i1 − i0 + 1,)
+        From 0 to the number of indices, never falling.
+    indices : ndarray of int
+        From 0 to lk − 1.
+
+    Raises
+    ------
+    InvalidInputError
+        If the pattern answers what it must not.
+    """
+    name = f"{type(pattern).__name__}.pairs({i0}, {i1}, {lk})"
+    try:
+        indptr, indices = map(np.asarray, pattern.pairs(i0, i1, lk, head=head, batch=batch))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} must return two arrays, indptr and indices: {error}") from None
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu" or indptr.shape != (i1 - i0 + 1,) or indices.ndim != 1:
+        raise InvalidInputError(
+            f"{name} must return ints, indptr of shape ({i1 - i0 + 1},) and indices of one axis, got {indptr.dtype} of shape {indptr.shape} and "
+            f"{indices.dtype} of shape {indices.shape}"
+        )
+    if indptr[0] != 0 or indptr[-1] != indices.size or np.any(indptr[1:] < indptr[:-1]):
+        raise InvalidInputError(f"{name} must return an indptr from 0 to the number of indices, {indices.size}, that never falls, got {indptr}")
+    if indices.size and (indices.min() < 0 or indices.max() >= lk):
+        wrong = int(((indices < 0) | (indices >= lk)).argmax())
+        raise InvalidInputError(f"{name} must return keys from 0 to {lk - 1}, got {indices[wrong]} as number {wrong}")
+    return indptr.astype(np.int64, copy=False), indices
 
 
 def _asked(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> KeyRanges:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .call import Call
+from .key_ranges import known_pairs
 from .planning import kept
 from .scores import BoundScore
 
@@ -20,8 +21,8 @@ __all__ = ["EdgeSets", "attend_listed", "edge_sets"]
 CELL_ROWS, CELL_KEYS = 16, 32
 """What tiles compute at the least, about: a panel of queries, and as many keys as it pays to leave out."""
 
-TILE_ADVANTAGE = 8.0
-"""How many pairs the tile engine computes in the time that the edge engine takes for one."""
+TILE_ADVANTAGE, PASSING_ADVANTAGE = 8.0, 1.25
+"""How many pairs the tile engine computes in the time that the edge engine takes for one, where its plan is kept and where it serves one call."""
 
 
 @dataclass
@@ -88,12 +89,12 @@ def edge_sets(call: Call) -> EdgeSets | None:
             offset = int(offsets[b])
             at = pattern.at(offset)
             for h in range(heads):
-                ends, keys = at.pairs(offset, offset + call.lq, call.lk, head=h if pattern.by_head else 0, batch=b if pattern.by_batch else 0)
+                ends, keys = known_pairs(at, offset, offset + call.lq, call.lk, h if pattern.by_head else 0, b if pattern.by_batch else 0)
                 plane = None if mask is None else mask[(*np.unravel_index(b, call.lead), h)]
                 ends, keys = _masked(call, ends, keys, offset, int(lengths[b]), plane)
                 indptr[b, h] = ends + total
                 total += len(keys)
-                found.append(keys.astype(np.int32, copy=False))
+                found.append(np.ascontiguousarray(keys, np.int32))
         sets = EdgeSets(indptr.reshape(-1, call.lq + 1), found[0] if len(found) == 1 else np.concatenate(found), by_batch, by_head)
         return sets if _worth_it(sets, call) else _TILES
 
@@ -138,7 +139,9 @@ def _worth_it(sets: EdgeSets, call: Call) -> bool:
             touched = np.zeros((block[-1] + 1 if len(block) else 0) * cells_of_row, bool)
             touched[block * cells_of_row + sets.indices[part[0] : part[-1]] // CELL_KEYS] = True
             cells += int(np.count_nonzero(touched))
-    return len(sets.indices) * TILE_ADVANTAGE < cells * CELL_ROWS * CELL_KEYS
+    assert call.pattern is not None
+    advantage = PASSING_ADVANTAGE if call.pattern.passing else TILE_ADVANTAGE
+    return len(sets.indices) * advantage < cells * CELL_ROWS * CELL_KEYS
 
 
 def attend_listed(
@@ -173,23 +176,18 @@ def attend_listed(
 
 
 def _bias(call: Call, sets: EdgeSets) -> np.ndarray | None:
-    """The bias of each edge, broadcastable to (..., Hq, E)."""
+    """The bias of each edge, broadcastable to (..., Hq, E): no more numbers than differ, for what sets are told apart by, their edges tell apart."""
     bias = call.bias
     if bias is None:
         return None
-    rows = np.repeat(np.tile(np.arange(call.lq), len(sets.indptr)), np.diff(sets.indptr).ravel())
-    differs = [bool(stride and n > 1) for stride, n in zip(bias.strides[:-2], bias.shape[:-2], strict=True)]
-    if len(sets.indptr) == 1:
-        # One set for all: as many biases of an edge as there are different ones.
-        once = bias[tuple(slice(None if d else 1) for d in differs)]
-        return np.ascontiguousarray(once[..., rows, sets.indices])
-    found = np.empty((*call.lead, call.heads, len(sets.indices)), call.compute) if any(differs) else np.empty(len(sets.indices), call.compute)
-    if not any(differs):
-        found[...] = bias[(0,) * (bias.ndim - 2)][rows, sets.indices]
-        return found
-    for b, index in enumerate(np.ndindex(call.lead)):
-        for h in range(call.heads):
-            own = (b if sets.by_batch else 0) * (call.heads if sets.by_head else 1) + (h if sets.by_head else 0)
-            part = slice(int(sets.indptr[own, 0]), int(sets.indptr[own, -1]))
-            found[(*index, h, part)] = bias[(*index, h)][rows[part], sets.indices[part]]
+    every = [slice(None) if stride and n > 1 else slice(1) for stride, n in zip(bias.strides[:-2], bias.shape[:-2], strict=True)]
+    found: np.ndarray | None = None
+    for number, ends in enumerate(sets.indptr):
+        b, h = divmod(number, call.heads) if sets.by_head else (number, 0)
+        entry = [slice(n, n + 1) for n in np.unravel_index(b, call.lead)] if sets.by_batch else every[:-1]
+        own = bias[(*entry, slice(h, h + 1) if sets.by_head else every[-1])]
+        if found is None:
+            found = np.empty((*own.shape[:-2], len(sets.indices)), call.compute)
+        part = slice(int(ends[0]), int(ends[-1]))
+        found[..., part] = own[..., np.repeat(np.arange(call.lq), np.diff(ends)), sets.indices[part]]
     return found

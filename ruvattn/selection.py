@@ -188,7 +188,7 @@ def choose_keys(
     team = resolve_threads(threads)
     most = call.lk if count is None else min(count, call.lk)
     if share is None or not most:
-        return _chosen_keys(call, [_choose(call, bound, most, False, team)[0]])
+        return _chosen_keys(call, [_choose(call, bound, most, False, team, ordered=False)[0]])
     return _chosen_keys(call, list(_nucleus(call, bound, share, most, min(FIRST_GUESS, most), team)))
 
 
@@ -197,8 +197,8 @@ class ChosenKeys(Pattern):
 
     Parameters
     ----------
-    shape : tuple of int, (..., Hq, Lq)
-        Of the rows.
+    shape : tuple of int, (..., Hq, Lq, Lk)
+        Of the call.
     counts : array of int, (batch, Hq, Lq)
         How many keys each row has, through the leading axes in C order.
     indices : array of int
@@ -207,7 +207,7 @@ class ChosenKeys(Pattern):
 
     by_head = by_batch = True
     positional = False
-    scattered = True
+    scattered = passing = True
 
     def __init__(self, shape: tuple[int, ...], counts: np.ndarray, indices: np.ndarray) -> None:
         self.shape = shape
@@ -218,8 +218,10 @@ class ChosenKeys(Pattern):
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if it was chosen for a call of another shape."""
-        if self.shape != (*lead, heads, lq):
-            raise DimensionMismatchError(f"mask holds the choice for queries of shape {self.shape}, got {(*lead, heads, lq)}")
+        if self.shape != (*lead, heads, lq, lk):
+            raise DimensionMismatchError(
+                f"mask holds what was chosen for a call of shape (..., Hq, Lq, Lk) = {self.shape}, got {(*lead, heads, lq, lk)}"
+            )
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Look the pairs up."""
@@ -261,33 +263,35 @@ def _chosen_keys(call: Call, every: list[np.ndarray]) -> ChosenKeys:
     else:
         pieces = [part[b, h][part[b, h] >= 0] for b in range(call.batch) for h in range(call.heads) for part in found]
         indices = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
-    return ChosenKeys((*call.lead, call.heads, call.lq), counts, indices)
+    return ChosenKeys((*call.lead, call.heads, call.lq, call.lk), counts, indices)
 
 
 _Bound = tuple[np.ndarray, BoundScore | None]
 
 
-def _choose(call: Call, bound: _Bound, count: int, want_lse: bool, threads: int) -> tuple[np.ndarray, np.ndarray, Any]:
+def _choose(
+    call: Call, bound: _Bound, count: int, want_lse: bool, threads: int, ordered: bool = True
+) -> tuple[np.ndarray, np.ndarray, Any]:
     """Return the keys of the largest logits, those, and the lse of the rows where it is wanted."""
     shape = (*call.lead, call.heads, call.lq)
     width = min(count, call.lk)
     lse: Any = np.full(shape, -np.inf, call.compute) if want_lse else None
     if width and bound[1] is None and may_overflow(call, bound[0]):
-        best, of_best, lse = _sorted(call, bound, width, threads)
+        best, of_best, lse = _sorted(call, bound, width, threads)  # in a wider dtype than the others
     else:
         best, of_best = empty((*shape, width), np.dtype(np.int64)), empty((*shape, width), call.compute)
         if width:
-            run(call, call.v, bound, None, lse, of_best, threads, best)
+            run(call, call.v, bound, None, lse, of_best, threads, best, ordered)
     if width == count:
         return best, of_best, lse
-    chosen, logits = empty((*shape, count), np.dtype(np.int64)), empty((*shape, count), call.compute)
+    chosen, logits = empty((*shape, count), np.dtype(np.int64)), empty((*shape, count), of_best.dtype)
     chosen[..., :width], logits[..., :width] = best, of_best
     chosen[..., width:], logits[..., width:] = -1, -np.inf
     return chosen, logits, lse
 
 
 def _sorted(call: Call, bound: _Bound, count: int, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Do the same by sorting whole rows, as many at once as memory allows."""
+    """Do the same by sorting whole rows, as many at once as memory allows; in the dtype of `logits_of`, for a narrower one may not hold them."""
     step = max(1, SORTED // max(1, call.lk * call.heads * call.batch))
     keys, values, sums = [], [], []
     for first in range(0, call.lq, step):
@@ -297,10 +301,10 @@ def _sorted(call: Call, bound: _Bound, count: int, threads: int) -> tuple[np.nda
         order = np.argsort(-logits, -1, kind="stable")[..., :count]
         best = np.take_along_axis(logits, order, -1)
         keys.append(np.where(best == -np.inf, -1, order))
-        values.append(best.astype(call.compute))
+        values.append(best)
         top = np.where(np.isfinite(best[..., :1]), best[..., :1], 0)
         with np.errstate(divide="ignore", over="ignore"):
-            sums.append((np.log(np.exp(np.float64(logits - top)).sum(-1)) + top[..., 0]).astype(call.compute))
+            sums.append(np.log(np.exp(logits - top).sum(-1, dtype=np.promote_types(logits.dtype, np.float64))) + top[..., 0])
     return np.concatenate(keys, -2), np.concatenate(values, -2), np.concatenate(sums, -1)
 
 
@@ -311,12 +315,12 @@ def _nucleus(call: Call, bound: _Bound, share: float, most: int, count: int, thr
         part = call.rows(first, min(first + step, call.lq))
         own = bound if bound[1] is None else (bound[0], bound[1].for_rows(part))
         # A heap that holds a good part of a row is the slower way.
-        if 4 * count <= call.lk:
-            chosen, logits, lse = _choose(part, own, count, True, threads)
-        else:
+        heaps = 4 * count <= call.lk
+        chosen, logits, lse = _choose(part, own, count, True, threads) if heaps else _sorted(part, own, count, threads)
+        if heaps and np.isnan(lse).any():  # a NaN, which is never chosen, is in the kernel's sum all the same
             chosen, logits, lse = _sorted(part, own, count, threads)
         with np.errstate(invalid="ignore"):
-            mass = np.cumsum(np.exp(logits.astype(np.float64) - lse[..., None]), -1)
+            mass = np.cumsum(np.exp(logits.astype(np.promote_types(logits.dtype, np.float64)) - lse[..., None]), -1)
         # Rounding may leave the sum of all weights below 1.
         enough = mass >= share * (1 - 4 * np.finfo(call.compute).eps)
         if count < most and not (enough[..., -1] | (chosen[..., -1] < 0)).all():
