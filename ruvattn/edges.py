@@ -19,7 +19,20 @@ from .aggregates import Aggregate, WeightedSum
 from .call import Call, read_call
 from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
 from .isa import load_kernels
-from .running import add_sinks, as_aggregate, as_score, bind_score, empty, finish, linear_values, narrowed, outer, real_array, writable_in_place
+from .running import (
+    add_sinks,
+    as_aggregate,
+    as_score,
+    bind_score,
+    empty,
+    finish,
+    handed_over,
+    linear_values,
+    narrowed,
+    outer,
+    real_array,
+    writable_in_place,
+)
 from .scores import MAX_TERMS, BoundScore, Dot, Score
 from .threads import resolve_threads
 from .validation import as_array, as_numbers, check_bool, check_out, clean, copied, is_scipy_sparse
@@ -184,18 +197,7 @@ def edge_attention(
         run.attend(call.v, attr, result, lse, weights, call.sinks)
     else:
         result = _aggregated(how, run, lse, weights)
-    if target is None and out is not None:
-        target = check_out(out, outer(call, result.shape), call.dtype, inputs)
-    if direct is None:
-        result = narrowed(result, call.dtype)
-        if call.single:
-            result = result[0]
-    if target is not None:
-        if direct is None:
-            target[...] = result
-        result = target
-    elif direct is not None and call.single:
-        result = result[0]
+    result = handed_over(call, result, direct is not None, out, target, inputs)
     if not (return_lse or return_weights):
         return result
     found = [result]

@@ -28,6 +28,7 @@ from .running import (
     bind_score,
     empty,
     finish,
+    handed_over,
     linear_values,
     logits_of,
     narrowed,
@@ -202,16 +203,7 @@ def attention(
     else:
         direct = None
         result = reduce_rows(how, call, bound, lse, team)
-    if target is None and out is not None:
-        target = check_out(out, outer(call, result.shape), call.dtype, inputs)
-    if direct is None:
-        result = narrowed(result, call.dtype)
-        if call.single:
-            result = result[0]
-    if target is not None:
-        if direct is None:
-            target[...] = result
-        result = target
+    result = handed_over(call, result, direct is not None, out, target, inputs)
     if not return_lse:
         return result
     return result, (lse[0] if call.single else lse)

@@ -24,7 +24,7 @@ from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
 from .planning import Plan, plans
 from .scores import BoundScore, Dot, Score, head_params, saturated
-from .validation import clean
+from .validation import check_out, clean
 
 __all__ = [
     "add_sinks",
@@ -33,6 +33,7 @@ __all__ = [
     "bind_score",
     "empty",
     "finish",
+    "handed_over",
     "linear_values",
     "logits_of",
     "may_overflow",
@@ -220,6 +221,27 @@ def writable_in_place(out: np.ndarray | None, call: Call) -> np.ndarray | None:
     if (out.strides[-1] != out.itemsize and out.shape[-1] > 1) or any(stride % out.itemsize for stride in out.strides):
         return None
     return out[None] if call.single else out
+
+
+def handed_over(
+    call: Call, result: np.ndarray, in_place: bool, out: np.ndarray | None, target: np.ndarray | None, inputs: dict[str, Any]
+) -> np.ndarray:
+    """Return a result as the caller wants it: in the dtype and axes of the call, and in ``out``, if that was given.
+
+    ``target`` is ``out`` where it has been checked already, against ``inputs``; ``in_place``: the kernel has written there.
+    """
+    if target is None and out is not None:
+        target = check_out(out, outer(call, result.shape), call.dtype, inputs)
+    if in_place:
+        assert target is not None
+        return target
+    result = narrowed(result, call.dtype)
+    if call.single:
+        result = result[0]
+    if target is None:
+        return result
+    target[...] = result
+    return target
 
 
 def linear_values(how: Aggregate, call: Call) -> np.ndarray:
