@@ -153,9 +153,10 @@ def known_pairs(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: i
     InvalidInputError
         If the pattern answers what it must not.
     """
+    answer = pattern.pairs(i0, i1, lk, head=head, batch=batch)
     name = f"{type(pattern).__name__}.pairs({i0}, {i1}, {lk})"
     try:
-        indptr, indices = map(np.asarray, pattern.pairs(i0, i1, lk, head=head, batch=batch))
+        indptr, indices = map(np.asarray, answer)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name} must return two arrays, indptr and indices: {error}") from None
     if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu" or indptr.shape != (i1 - i0 + 1,) or indices.ndim != 1:

@@ -700,6 +700,24 @@ def test_pairs_that_are_none_are_refused_by_name(edges, indptr, indices):
     assert not edges
 
 
+@pytest.mark.parametrize("answer", [None, 3, (np.arange(4),), (np.arange(4), np.arange(3), True), ([[0], [0, 1]], [0])], ids=repr)
+def test_what_is_no_two_arrays_is_refused(edges, answer):
+    pattern = Wrong([], [])
+    pattern.answer = answer
+    with pytest.raises(InvalidInputError, match=r"Wrong\.pairs\(0, 3, 4\) must return two arrays"):
+        ruvattn.attention(*make(72, 3, 4), mask=pattern)
+
+
+def test_what_a_pattern_raises_comes_through(edges):
+    class Stubborn(Listed):
+        def pairs(self, i0, i1, lk, *, head=0, batch=0):
+            raise ValueError("on purpose")
+
+    for mask in (Stubborn(), ~Causal() & Stubborn()):
+        with pytest.raises(ValueError, match=r"^on purpose$"):
+            ruvattn.attention(*make(72, 3, 4), mask=mask)
+
+
 def test_pairs_may_come_in_any_order_and_kind_of_integers(edges):
     q, k, v = make(73, 3, 4)
     expected = reference.attention(q, k, v, mask=np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], bool))
