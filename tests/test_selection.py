@@ -144,6 +144,38 @@ def test_splits_of_the_keys_are_merged(build, dtype, lk):
     assert_sorted(*make(lk, 20, lk, 5, hq=2, hk=1, dtype=dtype)[:2], 11)
 
 
+ORDERS = {
+    "rising": lambda rng, n: np.arange(n),
+    "to the middle": lambda rng, n: np.minimum(np.arange(n), n - np.arange(n)),
+    "from the middle": lambda rng, n: np.abs(np.arange(n) - n // 2),
+    "alternating": lambda rng, n: np.arange(n) * (-1.0) ** np.arange(n),
+    "saw": lambda rng, n: np.arange(n) % 37,
+    "two values": lambda rng, n: rng.integers(0, 2, n),
+    "rising steps": lambda rng, n: np.arange(n) // 50,
+    "by orders of magnitude": lambda rng, n: rng.choice([-1, 1], n) * 10.0 ** rng.uniform(-37, 37, n),
+    "subnormal": lambda rng, n: rng.integers(-99, 99, n) * 1e-44,
+    "one far above": lambda rng, n: np.where(np.arange(n) == n // 3, 1e37, rng.standard_normal(n)),
+    "one far below": lambda rng, n: np.where(np.arange(n) == n // 3, -1e37, rng.standard_normal(n)),
+    "infinite": lambda rng, n: np.where(np.arange(n) % 9 == 4, INF, rng.standard_normal(n)),
+    "infinite or not there": lambda rng, n: np.where(np.arange(n) % 9 == 4, INF, np.where(np.arange(n) % 2, np.nan, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_keys_may_come_in_any_order(build, dtype, order):
+    for lk in (1000, 4000):  # in one go, and in splits
+        k = ORDERS[order](np.random.default_rng(0), lk).astype(dtype)
+        expected = np.stack([k, -k])  # one query sees them upside down
+        for top_k in (1, 8, 31, 32, 33, 64, 100, 700):
+            keys, logits = ranked(expected, top_k)
+            found = attention_topk(np.array([[1], [-1]], dtype), k[:, None], top_k=top_k, scale=1.0)
+            np.testing.assert_array_equal(found[0], keys)
+            np.testing.assert_array_equal(found[1], logits)
+            pattern = choose_keys(np.array([[1], [-1]], dtype), k[:, None], top_k=top_k, top_p=None, scale=1.0)
+            np.testing.assert_array_equal(seen(pattern, (1, 2, lk))[0], dense(keys, lk))
+
+
 def test_a_split_without_a_key_to_see_adds_nothing():
     q, k = whole(1, 4, 6000)
     for first, last in ((0, 5), (1020, 1030), (3000, 3500), (5990, 6000)):
