@@ -115,7 +115,7 @@ class SparseMatrixMask(Pattern):
     Raises
     ------
     InvalidInputError
-        If it is no such thing, or an index is out of range.
+        If it is no such thing, an index is out of range, the pointers to its rows fall or run past the end, or it has more than 2³¹ − 1 columns.
     """
 
     positional = False
@@ -127,11 +127,14 @@ class SparseMatrixMask(Pattern):
         if matrix.ndim not in (2, 3):
             raise DimensionMismatchError(f"matrix must be (Lq, Lk) or (Hq, Lq, Lk), got shape {matrix.shape}")
         self.shape = tuple(int(n) for n in matrix.shape)
+        if self.shape[-1] > np.iinfo(np.int32).max:
+            raise InvalidInputError(f"matrix must have at most {np.iinfo(np.int32).max} columns, got shape {self.shape}")
         self.by_head = matrix.ndim == 3
         rows = _canonical_rows(matrix)
         if rows is not None:
             self._indptr, self._indices = rows
             return
+        check_compressed(matrix)
         coords = [np.asarray(c, np.int64) for c in _coordinates(matrix)]
         for axis, index in enumerate(coords):
             if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
@@ -247,6 +250,45 @@ def _canonical_rows(matrix: Any) -> tuple[np.ndarray, np.ndarray] | None:
     if not begins[falls].all():
         return None
     return indptr.astype(np.int64), indices.astype(np.int32)  # copies: the pattern stays what it is whatever happens to the matrix
+
+
+def check_compressed(matrix: Any) -> None:
+    """Raise if a CSR, CSC or BSR matrix doesn't say which entries its rows have: scipy looks at that only when it is asked to.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix
+        Of any format; others have nothing to be looked at.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``indptr`` has another length than the rows ask for, begins with another number than 0, falls or runs past the end, or a block of a BSR
+        matrix lies outside.
+    """
+    if matrix.format not in ("csr", "csc", "bsr"):
+        return
+    indptr, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
+    blocks = matrix.blocksize if matrix.format == "bsr" else (1, 1)
+    lines, across = (n // size for n, size in zip(matrix.shape, blocks, strict=True))
+    if matrix.format == "csc":
+        lines, across = across, lines
+    if indptr.shape != (lines + 1,):
+        raise InvalidInputError(f"indptr of the matrix must have {lines + 1} entries, got shape {indptr.shape}")
+    if indptr[0] != 0:
+        raise InvalidInputError(f"indptr of the matrix must begin with 0, got {indptr[0]}")
+    falls = np.flatnonzero(indptr[1:] < indptr[:-1])
+    if falls.size:
+        at = int(falls[0])
+        raise InvalidInputError(f"indptr of the matrix must not fall, got indptr[{at + 1}] = {indptr[at + 1]} after {indptr[at]}")
+    if indptr[-1] > indices.size:
+        raise InvalidInputError(f"indptr of the matrix must end within the {indices.size} indices, got {indptr[-1]}")
+    if matrix.format == "bsr":
+        used = indices[: indptr[-1]]
+        wrong = np.flatnonzero((used < 0) | (used >= across))
+        if wrong.size:
+            block = (int(np.searchsorted(indptr, wrong[0], side="right")) - 1, int(used[wrong[0]]))
+            raise InvalidInputError(f"matrix has the block {block}, which is outside its {lines} × {across} blocks")
 
 
 def _coordinates(matrix: Any) -> tuple[np.ndarray, ...]:

@@ -337,7 +337,9 @@ class SparseMask(Pattern, ABC):
         if self.by_head and self.heads is not None and head >= self.heads:
             raise DimensionMismatchError(f"head must be less than {self.heads}, the heads of the {type(self).__name__}, got {head}")
         self._entry(batch)
-        heads = None if self.heads is not None else head + 1
+        # Of a mask that holds for any number of heads from some on: as many as there have to be.
+        least = getattr(self, "conformance_shape", (None, None))[1]
+        heads = None if self.heads is not None else max(head, (least or 1) - 1) + 1
         return self._lengths(lq, lk, heads)[:2]
 
     def _entry(self, batch: int) -> int:

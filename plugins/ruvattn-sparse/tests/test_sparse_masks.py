@@ -475,3 +475,48 @@ def test_every_pattern_is_in_the_readme_by_its_name_and_with_its_options():
         signature = inspect.signature(pattern)
         plain = [option.replace(annotation=inspect.Parameter.empty) for option in signature.parameters.values()]
         assert rows[name] == f"{pattern.__name__}{signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)}"
+
+
+@pytest.mark.parametrize("format", ["csr", "csc", "bsr"])
+@pytest.mark.parametrize(("indptr", "message"), [
+    ([0, 2, 1, 3], r"must not fall, got indptr\[2\] = 1 after 2"),
+    ([1, 2, 3, 4], "must begin with 0, got 1"),
+    ([0, 1, 2, 99], r"must end within the \d indices, got 99"),
+    ([0, 1, 2], r"must have 4 entries, got shape \(3,\)"),
+])  # fmt: skip
+def test_pointers_that_make_no_sense_are_named(format, indptr, message):
+    length = 6 if format == "bsr" else 3
+    matrix = scipy.sparse.coo_array(np.ones((length, length)))
+    matrix = matrix.tobsr((2, 2)) if format == "bsr" else matrix.asformat(format)
+    matrix.indptr = np.array(indptr, np.int32)
+    for way in (from_scipy, ruvattn.SparseMatrixMask):
+        with pytest.raises(InvalidInputError, match=message):
+            way(matrix)
+
+
+def test_a_block_outside_of_a_bsr_array_is_named():
+    matrix = scipy.sparse.coo_array(np.ones((6, 6))).tobsr((2, 2))
+    matrix.indices = matrix.indices.copy()
+    matrix.indices[4] = 7
+    for way in (from_scipy, ruvattn.SparseMatrixMask):
+        with pytest.raises(InvalidInputError, match=r"the block \(1, 7\), which is outside its 3 × 3 blocks"):
+            way(matrix)
+
+
+def test_a_mask_of_a_bsr_array_is_for_its_shape_alone():
+    mask = from_scipy(scipy.sparse.coo_array(np.ones((6, 6))).tobsr((2, 2)))
+    assert mask.count(6, 6) == 36
+    with pytest.raises(DimensionMismatchError, match=r"\(Lq, Lk\) = \(5, 6\), got a BlockSparse for \(6, 6\)"):
+        mask.check_fits((), 1, 5, 6)
+    BlockSparse(2, np.ones((3, 3), bool)).check_fits((), 1, 5, 6)  # blocks that are told may be cut
+
+
+@pytest.mark.parametrize("mask", [COO([(0, 0, 1), (1, 1, 0)]), BlockSparse(1, [(0, 0, 1), (1, 1, 0)])], ids=["coo", "blocks"])
+def test_each_head_of_a_mask_of_any_shape_can_be_looked_at(mask):
+    assert [mask.row_counts(2, 2, head=head).tolist() for head in range(3)] == [[1, 0], [0, 1], [0, 0]]
+    assert mask.picture(2, 2).startswith(" ▀\n")
+
+
+def test_a_pair_further_than_indices_of_32_bits_reach_is_refused():
+    with pytest.raises(InvalidInputError, match="at most 2147483647 columns"):
+        COO([(0, 2**31)])

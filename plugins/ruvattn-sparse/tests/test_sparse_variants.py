@@ -744,6 +744,7 @@ def test_blocks_need_not_divide_the_length():
     (lambda layer, x: layer(*x, positions=[1, 2]), DimensionMismatchError, "positions must be one for each of the 10 queries"),
     (lambda layer, x: layer(*x, positions=np.zeros((2, 10), int)), DimensionMismatchError, r"positions must be one for each query"),
     (lambda layer, x: layer(*x, positions=np.zeros(10)), InvalidInputError, "positions must be ints"),
+    (lambda layer, x: layer([[1.0, 2.0], [3.0]], *x[1:], positions=[0]), InvalidInputError, "q is no array of numbers"),
     (lambda layer, x: layer.forward(x[0][0], *x[1:], position=1.5), InvalidInputError, "position must be an int"),
     (lambda layer, x: layer.forward_batch(*x, positions=[0] * 9), DimensionMismatchError, "positions must be one for each of the 10 queries"),
     (lambda layer, x: layer.forward_batch(*x, positions=["a"] * 10), InvalidInputError, "positions must be ints"),

@@ -16,6 +16,7 @@ import numpy as np
 
 from ruvattn import BoolMask, KeyLengths, Pattern, SparseMask, SparseMatrixMask
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
+from ruvattn.explicit_patterns import check_compressed
 from ruvattn.validation import FAR, as_numbers, check_int, is_scipy_sparse
 
 from ._intervals import Ranges, several_rows
@@ -344,6 +345,7 @@ class BlockSparse(PicturedMask):
         else:
             index = _checked_entries(array, "active_blocks", blocks)
         self._open = blocks is None
+        self._cut = True  # the last blocks may be
         held = tuple(int(axis.max(initial=-1)) + 1 for axis in index) if blocks is None else blocks
         self.by_head = len(held) == 3
         self._heads, self._rows, self._keys = (1, *held)[-3:]
@@ -369,7 +371,9 @@ class BlockSparse(PicturedMask):
         return None, self._heads if self.by_head else None, *(max(n * self.block_size, 1) for n in (self._rows, self._keys))
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
-        """Raise if a call has another number of blocks."""
+        """Raise if a call has another number of blocks, or if the mask is of a matrix of another shape."""
+        if not self._cut:
+            super().check_fits(lead, heads, lq, lk)
         size = self.block_size
         for length, blocks, what in ((lq, self._rows, "queries"), (lk, self._keys, "keys")):
             of_call = -(-length // size)
@@ -529,10 +533,13 @@ def from_scipy(matrix: Any) -> COO | BlockSparse:
         If it has neither two nor three axes.
     """
     if is_scipy_sparse(matrix) and matrix.format == "bsr" and matrix.blocksize[0] == matrix.blocksize[1] and min(matrix.shape) > 0:
+        check_compressed(matrix)
         size = int(matrix.blocksize[0])
         blocks = (matrix.shape[0] // size, matrix.shape[1] // size)
         rows = np.repeat(np.arange(blocks[0]), np.diff(matrix.indptr))
-        return BlockSparse(size, np.stack([rows, matrix.indices[: rows.size]], axis=1), shape=blocks)
+        mask = BlockSparse(size, np.stack([rows, matrix.indices[: rows.size]], axis=1), shape=blocks)
+        mask._cut = False
+        return mask
     return COO.from_scipy(matrix)
 
 

@@ -356,7 +356,7 @@ class LocalGlobalAttention(SparseVariant):
         """
         if positions is None:
             return super().attend(q, k, v, mask=mask, **options)
-        own = self._of_positions(positions, np.shape(q)[:-1])
+        own = self._of_positions(positions, as_numbers(q, "q").shape[:-1])
         found: tuple[np.ndarray, Context] = self._attend_plainly(q, k, v, {**options, "mask": own if mask is None else own & mask_pattern(mask)})
         return found
 
