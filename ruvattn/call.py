@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 from .explicit_patterns import BoolMask, SparseMatrixMask
+from .key_ranges import known_parts
 from .pattern_algebra import And, over_entries
 from .patterns import Causal, KeyLengths, Pattern, Window
 from .validation import (
@@ -368,8 +369,8 @@ def take_pattern(pattern: Pattern, call: Call) -> None:
 def _unknown(pattern: Pattern, call: Call) -> Pattern | None:
     """Hand on what the kernels know, and return the rest: the same object for the same pattern, by which its plans are kept."""
     kind = type(pattern)
-    parts = None if pattern.by_head else pattern.strided_parts()
-    if parts is not None and len(parts) == 1 and parts[0][0] == 1:  # another name for that
+    parts = None if pattern.by_head else known_parts(pattern)
+    if parts is not None and len(parts) == 1 and parts[0][0] == 1 and parts[0][1].positional == pattern.positional:  # another name for that
         return _unknown(parts[0][1], call)
     if isinstance(pattern, And) and kind is And:
         return pattern.only([rest for operand in pattern.operands if (rest := _unknown(operand, call)) is not None])

@@ -509,6 +509,7 @@ class _Edges:
                         for term, by_edge in self.terms:
                             own = term[index] if term.ndim > 2 else term
                             own = own[h * own.shape[-2] // call.heads]
+                            own.flags.writeable = False  # the caller's array, maybe
                             cols.append((own[e0:e1] if by_edge else own[keys])[None, :])
                         found = score.evaluate(
                             dots, tuple(term[(*index, h)][first:stop, None] for term in score.rows), tuple(cols), h,

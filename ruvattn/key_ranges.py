@@ -3,6 +3,7 @@
     known_ranges(pattern, i0, i1, lk)     asks a pattern by its own row blocks, and checks the answer
     answered(pattern, i, j)               asks it about pairs, and checks the answer
     known_pairs(pattern, i0, i1, lk)      asks it to list them, and checks the answer
+    known_parts(pattern)                  asks it for strided parts, and checks the answer
     combined(kind, …)                     and, or, over several such answers;  complement()
 
 A key that every row of a block sees has level 2, one that `allowed` has to decide has 1, and one that no row sees 0. Then ``and`` is the minimum,
@@ -13,17 +14,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError
+from .patterns import Pattern
 from .validation import FAR
 
-if TYPE_CHECKING:
-    from .patterns import Pattern
-
-__all__ = ["KeyRanges", "answered", "combined", "complement", "known_pairs", "known_ranges", "row_block"]
+__all__ = ["KeyRanges", "answered", "combined", "complement", "known_pairs", "known_parts", "known_ranges", "row_block"]
 
 
 class KeyRanges(NamedTuple):
@@ -170,6 +169,40 @@ def known_pairs(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: i
         wrong = int(((indices < 0) | (indices >= lk)).argmax())
         raise InvalidInputError(f"{name} must return keys from 0 to {lk - 1}, got {indices[wrong]} as number {wrong}")
     return indptr.astype(np.int64, copy=False), indices
+
+
+def known_parts(pattern: Pattern, head: int = 0) -> list[tuple[int, Pattern]] | None:
+    """Ask `strided_parts`.
+
+    Parameters
+    ----------
+    pattern, head : Pattern, int
+        As for `Pattern.strided_parts`.
+
+    Returns
+    -------
+    list of (int, Pattern), or None
+        Steps from 1 and patterns that don't tell heads apart; an empty list is the empty set.
+
+    Raises
+    ------
+    InvalidInputError
+        If the pattern answers what it must not.
+    """
+    parts = pattern.strided_parts(head)
+    if parts is None:
+        return None
+    name = f"{type(pattern).__name__}.strided_parts({head})"
+    try:
+        found = [(operator.index(step), part) for step, part in parts]
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} must return pairs of an int and a Pattern: {error}") from None
+    for step, part in found:
+        if not 1 <= step <= FAR:
+            raise InvalidInputError(f"{name} must return steps from 1 to {FAR}, got {step}")
+        if not isinstance(part, Pattern) or part.by_head or part is pattern:
+            raise InvalidInputError(f"{name} must return other patterns, which don't tell heads apart, got {part!r} for the step {step}")
+    return found
 
 
 def _asked(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -> KeyRanges:

@@ -94,7 +94,7 @@ def edge_sets(call: Call) -> EdgeSets | None:
                 ends, keys = _masked(call, ends, keys, offset, int(lengths[b]), plane)
                 indptr[b, h] = ends + total
                 total += len(keys)
-                found.append(np.ascontiguousarray(keys, np.int32))
+                found.append(np.array(keys, np.int32))  # a copy: the pattern may go on to write to what it has returned
         sets = EdgeSets(indptr.reshape(-1, call.lq + 1), found[0] if len(found) == 1 else np.concatenate(found), by_batch, by_head)
         return sets if _worth_it(sets, call) else _TILES
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
-from .validation import as_numbers, check_window
+from .validation import FAR, as_numbers, check_window
 
 __all__ = ["Causal", "KeyLengths", "Pattern", "Window"]
 
@@ -128,6 +128,7 @@ class Pattern:
         -------
         sequence of (int, Pattern), or None
             Part (s, p) holds the pairs (i, j) with s dividing i − j of which p has (i // s, j // s). ``[(1, p)]`` says that the pattern is p.
+            An empty one is the empty set. Where batch entries are told apart, or rows by their index and not all start at 0, `allowed` is asked.
         """
         return None
 
@@ -276,7 +277,8 @@ class KeyLengths(Pattern):
         values = as_numbers(lengths, "lengths")
         if values.dtype.kind not in "iu" or np.any(values < 0):
             raise InvalidInputError(f"lengths must be ints from 0, got {lengths!r}")
-        self.lengths = values.astype(np.int64)
+        # Cut to what is longer than any sequence: an unsigned number may be none of int64.
+        self.lengths = (np.minimum(values, FAR) if values.dtype.itemsize == 8 else values).astype(np.int64)
         self.by_batch = values.size > 1
 
     def _length(self, batch: int) -> int:

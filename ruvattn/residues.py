@@ -18,6 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .call import Call, take_pattern
+from .errors import InvalidInputError
+from .key_ranges import known_parts
 from .patterns import Pattern
 
 __all__ = ["attend_residues", "residues_fit"]
@@ -37,11 +39,19 @@ def residues_fit(call: Call) -> bool:
     Returns
     -------
     bool
-        Not where something tells rows apart by their number, or batch entries stand at different positions.
+        Not where something tells rows apart by their number, batch entries are told apart, or they stand at different positions: a residue is one
+        more batch entry.
     """
     assert call.pattern is not None
-    alike = call.position is None or bool(np.all(call.position == call.position[0]))
-    return not call.dropout and call.lk > 0 and alike and call.pattern.strided_parts() is not None
+    pattern, position = call.pattern, call.position
+    alike = position is None or bool(np.all(position == position[0]))
+    if call.dropout or not call.lk or not alike or pattern.by_batch or known_parts(pattern) is None:
+        return False
+    if position is None or not position.any():
+        return True
+    # Residues are those of positions: an index is none where rows don't start at 0.
+    heads = call.heads if pattern.by_head else 1
+    return pattern.positional and all(part.positional for h in range(heads) for _, part in _parts(pattern, h))
 
 
 def attend_residues(call: Call, v: np.ndarray, scale: np.ndarray, out: np.ndarray, lse: np.ndarray, run: Run) -> None:
@@ -74,12 +84,15 @@ def attend_residues(call: Call, v: np.ndarray, scale: np.ndarray, out: np.ndarra
 
 
 def _parts(pattern: Pattern, head: int) -> _Parts:
-    parts = pattern.strided_parts(head)
-    assert parts is not None
+    parts = known_parts(pattern, head)
+    if parts is None:
+        raise InvalidInputError(f"{type(pattern).__name__}.strided_parts({head}) must return parts, as for head 0, got None")
     return parts
 
 
 def _attend(call: Call, parts: _Parts, v: np.ndarray, scale: np.ndarray, out: np.ndarray, lse: np.ndarray, run: Run) -> None:
+    if not parts:
+        out[...], lse[...] = 0, -np.inf
     for number, (step, pattern) in enumerate(parts):
         acc = out if number == 0 else np.empty(out.shape, out.dtype)
         sums = lse if number == 0 else np.empty_like(lse)

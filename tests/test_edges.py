@@ -976,3 +976,16 @@ def test_what_makes_no_sense_is_named(changes, error, words):
 
 def test_the_first_and_the_last_key_are_in_range():
     assert_edges_agree(Q, K, V, np.array(PTR), np.array(IND))
+
+
+def test_a_score_in_python_cannot_write_to_the_terms_of_the_caller():
+    class Writes(ruvattn.Score):
+        def logits(self, t):
+            t.cols[0][...] += 1
+            return t.dots[0] + t.cols[0]
+
+    q, k, v = make(36, 4, 9, hq=2)
+    terms = np.zeros((8, 1), q.dtype)
+    with pytest.raises(ValueError, match="read-only"):
+        edge_attention(q, k, v, *structure(36, [2, 2, 2, 2], 9), score=Writes(), edge_terms=terms)
+    assert not terms.any()

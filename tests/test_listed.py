@@ -725,3 +725,35 @@ def test_pairs_may_come_in_any_order_and_kind_of_integers(edges):
     for keys in (indices.astype(np.uint8), indices.astype(np.int16), np.repeat(indices.astype(np.int32), 2)[::2], indices.astype(np.uint64)):
         for indptr in (np.array([0, 2, 2, 5]), np.array([0, 2, 2, 5], np.int32), np.array([0, 2, 2, 5], np.uint8)):
             assert_close(ruvattn.attention(q, k, v, mask=Wrong(indptr, keys)), expected, tolerance(q, k, v, {}))
+
+
+class OneBuffer(Pattern):
+    """One key a row, another one for each head, which `pairs` writes to the same array whenever it is asked."""
+
+    positional, scattered, by_head = False, True, True
+
+    def __init__(self, keys):
+        self.keys, self.buffer = keys, np.zeros(keys, np.int32)
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return (7 * i + head) % self.keys == j
+
+    def pairs(self, i0, i1, lk, *, head=0, batch=0):
+        found = self.buffer[: i1 - i0]
+        found[:] = (7 * np.arange(i0, i1) + head) % self.keys
+        return np.arange(i1 - i0 + 1), found
+
+
+def test_a_pattern_may_use_one_array_for_all_of_its_answers():
+    q, k, v = make(3, 60, 80, hq=3, hk=3)
+    assert_engines_agree(q, k, v, mask=OneBuffer(80))
+
+
+def test_what_a_pattern_writes_to_its_answer_later_is_not_looked_at():
+    q, k, v = make(4, 60, 80)
+    with on("edges") as taken:
+        pattern = OneBuffer(80)
+        first = ruvattn.attention(q, k, v, mask=pattern)
+        pattern.buffer[:] = 2**30  # an index that far out is memory of somebody else
+        assert same_bits(first, ruvattn.attention(q, k, v, mask=pattern))
+    assert len(taken) == 2

@@ -608,3 +608,11 @@ def test_an_operand_with_wrong_ranges_is_named(around):
 
     with pytest.raises(InvalidInputError, match=r"Odd.ranges\(\d+, \d+, 40\) returned the range \[4, 9\)"):
         ruvattn.attention(*make(0, 30, 40), mask=around(Odd(0.5)))
+
+
+def test_a_length_beyond_any_int_is_all_keys():
+    q, k, v = make(40, 6, 20)
+    longest = KeyLengths(np.uint64(2**64 - 1))
+    for mask in (longest, longest & Hashed(0.5), longest | Hashed(0.5)):
+        assert_agrees(q, k, v, mask=mask)
+    assert same_bits(ruvattn.attention(q, k, v, mask=longest), ruvattn.attention(q, k, v))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import ruvattn
 from ruvattn import residues
+from ruvattn.errors import InvalidInputError
 from ruvattn.patterns import Pattern, Window
 
 
@@ -146,3 +147,88 @@ def test_out_is_written_in_place():
     found = ruvattn.attention(q, k, v, mask=Comb(6, 2), out=out)
     assert found is out
     assert same_bits(out, ruvattn.attention(q, k, v, mask=Comb(6, 2)))
+
+
+class Answers(Teeth):
+    """Teeth whose parts are whatever a test says."""
+
+    def __init__(self, *parts, **attributes):
+        super().__init__(4)
+        self.parts = parts
+        self.__dict__.update(attributes)
+
+    def strided_parts(self, head=0):
+        return self.parts
+
+
+class Ahead(Pattern):
+    """Each batch entry sees further ahead than the one before."""
+
+    by_batch = True
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return j <= i + 3 * batch
+
+
+class TeethAhead(Teeth):
+    by_batch = True
+
+    def allowed(self, i, j, *, head=0, batch=0):
+        return super().allowed(i, j) & (j // 4 <= i // 4 + 3 * batch)
+
+    def strided_parts(self, head=0):
+        return [(4, Ahead())]
+
+
+def test_parts_that_tell_batch_entries_apart_take_tiles(parts_run):
+    q, k, v = make(7, 40, 40, lead=(2,))
+    assert_agrees(q, k, v, mask=TeethAhead(4))
+    assert not parts_run
+
+
+def test_rows_that_go_by_their_index_take_tiles_where_they_stand_elsewhere(parts_run):
+    q, k, v = make(8, 40, 40)
+    by_index = Answers((4, Window(-1, -1)), positional=False)
+    assert_agrees(q, k, v, mask=by_index, query_offset=3)
+    assert_agrees(q, k, v, mask=Answers((4, ruvattn.BoolMask(np.ones((10, 10), bool)))), query_offset=4)
+    assert not parts_run
+    assert_agrees(q, k, v, mask=by_index)
+    assert len(parts_run) == 1
+
+
+def test_another_name_for_a_pattern_that_goes_by_index_is_not_one_that_goes_by_position():
+    class Near(Pattern):
+        positional = False
+
+        def allowed(self, i, j, *, head=0, batch=0):
+            return abs(i - j) <= 2
+
+        def strided_parts(self, head=0):
+            return [(1, Window(2, 2))]
+
+    q, k, v = make(9, 40, 40)
+    assert_agrees(q, k, v, mask=Near(), query_offset=5)
+
+
+def test_no_parts_are_the_empty_set():
+    q, k, v = make(10, 20, 20)
+    out, lse = ruvattn.attention(q, k, v, mask=Answers(), out=np.full_like(v, np.nan), return_lse=True)
+    assert not out.any()
+    assert np.isneginf(lse).all()
+
+
+@pytest.mark.parametrize("part", [(0, Window(1, 1)), (-3, Window(1, 1)), (2**70, Window(1, 1)), (2.0, Window(1, 1)), (2, None), (2, Teeth(2, 3)), 5])
+def test_parts_that_are_none_are_named(part):
+    q, k, v = make(11, 20, 20)
+    with pytest.raises(InvalidInputError, match=r"Answers\.strided_parts\(0\) must return"):
+        ruvattn.attention(q, k, v, mask=Answers(part))
+
+
+def test_a_head_without_parts_is_named():
+    class Some(Teeth):
+        def strided_parts(self, head=0):
+            return None if head else super().strided_parts(head)
+
+    q, k, v = make(12, 20, 20, hq=2, hk=2)
+    with pytest.raises(InvalidInputError, match=r"Some\.strided_parts\(1\) must return parts, as for head 0"):
+        ruvattn.attention(q, k, v, mask=Some(2, 3))
