@@ -19,6 +19,9 @@ from .validation import is_scipy_sparse
 
 __all__ = ["And", "Not", "Or", "as_pattern", "over_entries"]
 
+KEPT_TWINS = 64
+"""How many variations of a pattern are kept: one for each shape of calls, mostly, but an operand may make its parts anew whenever it is asked."""
+
 
 def as_pattern(x: Any) -> Pattern | None:
     """Return the pattern that an operand is, or None if it is no such thing.
@@ -96,7 +99,13 @@ class _Combined(Pattern):
             return self
         spread = [over_entries(operand, lead) for operand in self.operands]
         # Patterns hold their operands, so that an id is that of a living object.
-        return self if (twin := self.of(spread)) is self else self._kept.setdefault(tuple(map(id, spread)), twin)
+        return self if (twin := self.of(spread)) is self else self._keep(spread, twin)
+
+    def _keep(self, operands: list[Pattern], twin: Pattern) -> Pattern:
+        """Return the pattern of such operands from before, or this one from now on; what would grow with every call starts over."""
+        if len(self._kept) >= KEPT_TWINS:
+            self._kept.clear()
+        return self._kept.setdefault(tuple(map(id, operands)), twin)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
@@ -174,7 +183,7 @@ class And(_Combined):
             return left[0] if left else None
         if len(left) == len(self.operands) and all(a is b for a, b in zip(left, self.operands, strict=True)):
             return self
-        return self._kept.setdefault(tuple(map(id, left)), And(*left))
+        return self._keep(left, And(*left))
 
 
 class Or(_Combined):

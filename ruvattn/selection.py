@@ -226,11 +226,13 @@ class ChosenKeys(Pattern):
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
         """Look the pairs up."""
         i, j = np.broadcast_arrays(i, j)
-        ends = self._indptr[batch, head]
-        if ends[0] == ends[-1]:
+        # Only the rows that are asked about: a plan asks for one block of them after another.
+        first, last = max(int(i.min(initial=self.shape[-2])), 0), min(int(i.max(initial=-1)), self.shape[-2] - 1)
+        ends = self._indptr[batch, head, first : last + 2]
+        if first > last or ends[0] == ends[-1]:
             return np.zeros(i.shape, bool)
         span = np.int64(2**31)  # more than there are keys
-        flat = np.repeat(np.arange(len(ends) - 1, dtype=np.int64) * span, np.diff(ends)) + self._indices[ends[0] : ends[-1]]
+        flat = np.repeat(np.arange(first, last + 1, dtype=np.int64) * span, np.diff(ends)) + self._indices[ends[0] : ends[-1]]
         key = i * span + j
         return flat[np.minimum(np.searchsorted(flat, key), flat.size - 1)] == key
 

@@ -22,7 +22,7 @@ import ruvattn
 from ruvattn import BoolMask, Causal, KeyLengths, Pattern, SparseMatrixMask, Window, isa, reference
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.key_ranges import known_ranges
-from ruvattn.pattern_algebra import And, Not, Or, over_entries
+from ruvattn.pattern_algebra import KEPT_TWINS, And, Not, Or, over_entries
 from ruvattn.planning import plans
 
 # --- patterns of one's own ------------------------------------------------------------------------------------------------------
@@ -616,3 +616,19 @@ def test_a_length_beyond_any_int_is_all_keys():
     for mask in (longest, longest & Hashed(0.5), longest | Hashed(0.5)):
         assert_agrees(q, k, v, mask=mask)
     assert same_bits(ruvattn.attention(q, k, v, mask=longest), ruvattn.attention(q, k, v))
+
+
+def test_an_operand_that_makes_its_parts_anew_does_not_fill_the_memory():
+    class Renewed(Pattern):
+        def allowed(self, i, j, *, head=0, batch=0):
+            return abs(i - j) > 2
+
+        def strided_parts(self, head=0):
+            return [(1, ~Window(2, 2))]
+
+    q, k, v = make(41, 5, 9)
+    pattern = Renewed() & (Window(0, 0) | Hashed(0.5))
+    for _ in range(KEPT_TWINS + 5):
+        found = ruvattn.attention(q, k, v, mask=pattern)
+    assert len(pattern._kept) <= KEPT_TWINS
+    assert same_bits(found, ruvattn.attention(q, k, v, mask=~Window(2, 2) & (Window(0, 0) | Hashed(0.5))))

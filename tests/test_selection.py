@@ -790,3 +790,14 @@ def test_counts_are_checked_before_anything_is_computed():
     for count in ({"top_k": 0}, {"top_p": 2.0}, {"top_k": 2, "top_p": -1.0}):
         with pytest.raises(InvalidInputError):
             topk_attention(q, k, v, mask=Refusing(), **count)
+
+
+def test_rows_that_are_not_there_have_no_keys():
+    q, k, _ = make(70, 6, 20)
+    chosen = choose_keys(q, k, top_k=3, top_p=None)
+    i, j = np.arange(-2, 9)[:, None], np.arange(20)
+    planes = chosen.allowed(i, j)
+    assert planes.sum() == planes[2:8].sum() == 6 * 3
+    assert not chosen.allowed(np.array([-1, 6]), np.array([0, 0])).any()
+    assert chosen.allowed(i[:0], j).shape == (0, 20)
+    assert np.array_equal(chosen.allowed(i[5:6], j), planes[5:6])
