@@ -9,7 +9,7 @@ below checks again. Checks of a single value are in `ruvattn.validation`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,8 +93,6 @@ class Call:
 
     def rows(self, first: int, stop: int) -> Call:
         """Return the call for some of its rows only; dropout is the caller's, for it goes by the index of a row."""
-        from dataclasses import replace
-
         start = np.zeros(self.batch, np.int64) if self.position is None else self.position
         return replace(
             self,
@@ -107,8 +105,6 @@ class Call:
 
     def of_head(self, head: int) -> Call:
         """Return the call for one of its query heads, without its pattern; sinks and dropout are the caller's."""
-        from dataclasses import replace
-
         group = self.heads // self.k.shape[-3]
         query, key = slice(head, head + 1), slice(head // group, head // group + 1)
         return replace(

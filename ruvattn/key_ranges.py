@@ -209,8 +209,6 @@ def _asked(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int) -
     answer = pattern.ranges(i0, i1, lk, head=head, batch=batch)
     if answer is None:
         return _ranges([0], [lk], [False]) if lk else _ranges([], [], [])
-    if isinstance(answer, KeyRanges):
-        return answer
     try:
         starts, stops, full = answer
         starts, stops = _ints(starts), _ints(stops)
