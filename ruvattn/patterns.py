@@ -127,7 +127,8 @@ class Pattern:
         Returns
         -------
         sequence of (int, Pattern), or None
-            Part (s, p) holds the pairs (i, j) with s dividing i − j of which p has (i // s, j // s). ``[(1, p)]`` says that the pattern is p.
+            Part (s, p) holds the pairs (i, j) with s dividing i − j of which p has (i // s, j // s). ``[(1, p)]`` says that the pattern is p. The
+            same objects each time, since what is planned for a pattern is kept with it.
             An empty one is the empty set. Where batch entries are told apart, or rows by their index and not all start at 0, `allowed` is asked.
         """
         return None
