@@ -43,6 +43,9 @@ if _X86:
 ISAS = tuple(_FLAGS)
 """The instruction sets that are built on this machine, simplest first."""
 
+ISAS_VARIABLE = "RUVATTN_BUILD_ISAS"
+"""The environment variable that restricts what is built: for a quick build on the machine that it is for."""
+
 _COMMON = ("-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 # Some set flush-to-zero for the process that loads the module, some take away NaN, -0.0 or the order of sums that kernels rely on, and "native"
 # makes a build for one machine of one that says it runs on all.
@@ -84,7 +87,8 @@ def extensions(name: str, sources: Sequence[str], *, per_dtype: bool = False, is
         Compile the source twice, with ``real`` of ``ruvattn.kernels.vector`` as float and as double; the dtype is appended to the name
         (``ruvattn_x._score_v3_float32``).
     isas : iterable of str, optional
-        The instruction sets; all of `ISAS` by default. Where the compiler refuses the flags of one, its module is left out with a warning.
+        The instruction sets; by default those that the environment variable ``RUVATTN_BUILD_ISAS`` names, separated by commas, or all of `ISAS`.
+        Where the compiler refuses the flags of one, its module is left out with a warning.
     **options
         Passed on to ``setuptools.Extension``.
 
@@ -99,9 +103,13 @@ def extensions(name: str, sources: Sequence[str], *, per_dtype: bool = False, is
         If an instruction set is unknown here.
     """
     found = []
-    for isa in ISAS if isas is None else isas:
+    origin = "isas"
+    if isas is None:
+        origin = ISAS_VARIABLE
+        isas = [name for name in os.environ.get(ISAS_VARIABLE, "").replace(" ", "").split(",") if name] or ISAS
+    for isa in isas:
         if isa not in _FLAGS:
-            raise ValueError(f"isas must be of {', '.join(ISAS)}, got {isa!r}")
+            raise ValueError(f"{origin} must be of {', '.join(ISAS)}, got {isa!r}")
         for dtype in DTYPES if per_dtype else (None,):
             suffix = f"_{isa}" if dtype is None else f"_{isa}_{dtype}"
             kernel = _Kernel(name + suffix, list(sources), **options)

@@ -57,6 +57,17 @@ def test_no_two_builds_of_an_extension_share_their_lists():
     assert first.extra_compile_args == second.extra_compile_args == ["-DX"]
 
 
+def test_a_variable_restricts_what_is_built(monkeypatch):
+    monkeypatch.setenv("RUVATTN_BUILD_ISAS", "scalar, baseline")
+    assert [kernel.isa for kernel in build.extensions("a._b", ["b.pyx"])] == ["scalar", "baseline"]
+    assert [kernel.isa for kernel in build.extensions("a._b", ["b.pyx"], isas=["scalar"])] == ["scalar"]
+    monkeypatch.setenv("RUVATTN_BUILD_ISAS", "")
+    assert [kernel.isa for kernel in build.extensions("a._b", ["b.pyx"])] == list(build.ISAS)
+    monkeypatch.setenv("RUVATTN_BUILD_ISAS", "avx9")
+    with pytest.raises(ValueError, match=r"RUVATTN_BUILD_ISAS must be of .*baseline.*'avx9'"):
+        build.extensions("a._b", ["b.pyx"])
+
+
 def test_an_extension_without_dtypes_says_so():
     (kernel,) = build.extensions("a._b", ["b.pyx"], isas=["scalar"])
     assert kernel.dtype is None
