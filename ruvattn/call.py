@@ -35,7 +35,7 @@ from .validation import (
     is_scipy_sparse,
 )
 
-__all__ = ["Call", "mask_pattern", "narrower", "read_call", "take_pattern"]
+__all__ = ["Call", "as_plain", "mask_pattern", "narrower", "of_call", "read_bias", "read_call", "take_pattern"]
 
 MAX_LENGTH = 2**30 - 1
 """Positions within a sequence are 32-bit numbers in the kernels."""
@@ -152,7 +152,7 @@ def read_call(
         call.key_length = _read_key_lengths(key_lengths, call)
     call.position = _read_query_offset(query_offset, call)
     if bias is not None:
-        call.bias = _read_bias(bias, call)
+        call.bias = read_bias(bias, call, (call.lq, call.lk), "Lq, Lk", "pass those as mask=")
     if mask is not None:
         _read_pattern(mask_pattern(mask), call)
     if softcap is not None:
@@ -291,32 +291,39 @@ def _read_query_offset(value: Any, call: Call) -> np.ndarray | None:
 # --- mask and bias --------------------------------------------------------------------------------------------------------------
 
 
-def _full_shape(call: Call) -> tuple[int, ...]:
-    return (*call.lead, call.heads, call.lq, call.lk)
-
-
-def _broadcast(array: np.ndarray, name: str, call: Call) -> np.ndarray:
-    full = _full_shape(call)
+def _broadcast(array: np.ndarray, name: str, call: Call, last: tuple[int, ...], axes: str) -> np.ndarray:
+    full = (*call.lead, call.heads, *last)
     if array.shape == full:
         return array
     try:
         return np.broadcast_to(array, full)
     except ValueError:
-        axes = "(Hq, Lq, Lk)" if not call.lead else "(..., Hq, Lq, Lk)"
-        raise DimensionMismatchError(f"{name} must broadcast to {axes} = {full}, got shape {array.shape}") from None
+        lead = "..., Hq" if call.lead else "Hq"
+        raise DimensionMismatchError(f"{name} must broadcast to ({lead}, {axes}) = {full}, got shape {array.shape}") from None
 
 
-def _read_bias(bias: Any, call: Call) -> np.ndarray:
-    if isinstance(bias, np.ma.MaskedArray) or is_scipy_sparse(bias):
-        raise InvalidInputError(f"bias must be a dense array without a mask of its own, got {type(bias).__name__}")
-    array = as_numbers(bias, "bias")
-    if array.dtype == np.bool_:
-        raise InvalidInputError("bias must be numbers that are added to the logits, got booleans: pass those as mask=")
+def as_plain(x: Any, name: str) -> np.ndarray:
+    """Return an argument as an array; one that is masked or sparse isn't meant to be one."""
+    if isinstance(x, np.ma.MaskedArray) or is_scipy_sparse(x):
+        raise InvalidInputError(f"{name} must be a dense array without a mask of its own, got {type(x).__name__}")
+    return as_numbers(x, name)
+
+
+def of_call(array: np.ndarray, name: str, call: Call) -> np.ndarray:
+    """Return an array that has the dtype of q or the compute dtype."""
     if array.dtype.newbyteorder("=") not in (call.dtype, call.compute):
-        raise UnsupportedError(f"bias must have the dtype of q, {call.dtype}, or the compute dtype, {call.compute}, got {array.dtype}")
-    array = _broadcast(array, "bias", call)
+        raise UnsupportedError(f"{name} must have the dtype of q, {call.dtype}, or the compute dtype, {call.compute}, got {array.dtype}")
+    return array
+
+
+def read_bias(bias: Any, call: Call, last: tuple[int, ...], axes: str, instead: str) -> np.ndarray:
+    """Return a bias broadcast to (..., Hq, *last) as the kernels take it; ``axes`` names the last ones, ``instead`` says what to do with booleans."""
+    array = as_plain(bias, "bias")
+    if array.dtype == np.bool_:
+        raise InvalidInputError(f"bias must be numbers that are added to the logits, got booleans: {instead}")
+    array = _broadcast(of_call(array, "bias", call), "bias", call, last, axes)
     size = call.compute.itemsize
-    if array.dtype != call.compute or not array.flags.aligned or not array.dtype.isnative or any(stride % size for stride in array.strides):
+    if array.dtype != call.compute or not array.flags.aligned or any(stride % size for stride in array.strides):
         array = copied(array, call.compute, array.ndim)
     return array
 
@@ -379,7 +386,7 @@ def _unknown(pattern: Pattern, call: Call) -> Pattern | None:
         lengths = np.broadcast_to(np.minimum(pattern.lengths.ravel(), call.lk), (call.batch,)).astype(np.int64)
         call.key_length = lengths if call.key_length is None else np.minimum(call.key_length, lengths)
     elif isinstance(pattern, BoolMask) and kind is BoolMask and call.mask is None:
-        call.mask = _broadcast(pattern.mask, "mask", call)
+        call.mask = _broadcast(pattern.mask, "mask", call, (call.lq, call.lk), "Lq, Lk")
     else:
         return pattern
     return None

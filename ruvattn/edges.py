@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .aggregates import Aggregate, WeightedSum
-from .call import Call, read_call
-from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
+from .call import Call, as_plain, of_call, read_bias, read_call
+from .errors import DimensionMismatchError, InvalidInputError
 from .isa import load_kernels
 from .running import (
     add_sinks,
@@ -35,7 +35,7 @@ from .running import (
 )
 from .scores import MAX_TERMS, BoundScore, Dot, Score
 from .threads import resolve_threads
-from .validation import as_array, as_numbers, check_bool, check_out, clean, copied, is_scipy_sparse
+from .validation import as_array, check_bool, check_out, clean, is_scipy_sparse
 
 __all__ = ["attend_sets", "edge_attention"]
 
@@ -168,7 +168,7 @@ def edge_attention(
     edges = keys.size
     if attr is not None and attr.shape[0] != edges:
         raise DimensionMismatchError(f"edge_attr must have a row for each of the {edges} edges, got shape {attr.shape}")
-    call.bias = None if bias is None else _read_bias(bias, call, edges)
+    call.bias = None if bias is None else read_bias(bias, call, (edges,), "E", "leave the edges out, or write -inf")
     terms = [] if edge_terms is None else _read_terms(edge_terms, call, edges)
     return_lse, return_weights = check_bool(return_lse, "return_lse"), check_bool(return_weights, "return_weights")
     team = resolve_threads(threads)
@@ -300,7 +300,7 @@ def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[
         v = as_array(v, "v")
     if edge_attr is None:
         return read_call(q, k, v, **options), None
-    q, k, attr = as_array(q, "q"), as_array(k, "k"), _as_plain(edge_attr, "edge_attr")
+    q, k, attr = as_array(q, "q"), as_array(k, "k"), as_plain(edge_attr, "edge_attr")
     if attr.ndim != 2 or attr.shape[1] == 0:
         raise DimensionMismatchError(f"edge_attr must have shape (E, F), F at least 1, got {attr.shape}: one number an edge is edge_attr[:, None]")
     if q.ndim >= 2 and k.ndim >= 2 and q.shape[-1] != k.shape[-1] + attr.shape[1]:
@@ -310,7 +310,7 @@ def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[
         )
     call = read_call(q[..., : -attr.shape[1]], k, v, **options)
     call.q = clean(q[None] if call.single else q, call.compute)
-    return call, clean(_of_call(attr, "edge_attr", call), call.compute)
+    return call, clean(of_call(attr, "edge_attr", call), call.compute)
 
 
 def _read_structure(indptr: Any, indices: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
@@ -337,7 +337,7 @@ def _read_structure(indptr: Any, indices: Any, call: Call) -> tuple[np.ndarray, 
 def _as_ints(x: Any, name: str) -> np.ndarray:
     if is_scipy_sparse(x):
         raise InvalidInputError(f"{name} must be an array of ints, got {type(x).__name__}: of a csr_array pass its .indptr and .indices")
-    array = _as_plain(x, name)
+    array = as_plain(x, name)
     if array.dtype.kind not in "iu":
         if array.size == 0 and not isinstance(x, np.ndarray):  # of an empty list NumPy makes floats
             return array.astype(np.int64)
@@ -345,40 +345,9 @@ def _as_ints(x: Any, name: str) -> np.ndarray:
     return array
 
 
-def _as_plain(x: Any, name: str) -> np.ndarray:
-    """Return an argument as an array; one that is masked or sparse isn't meant to be one."""
-    if isinstance(x, np.ma.MaskedArray) or is_scipy_sparse(x):
-        raise InvalidInputError(f"{name} must be a dense array without a mask of its own, got {type(x).__name__}")
-    return as_numbers(x, name)
-
-
-def _of_call(array: np.ndarray, name: str, call: Call) -> np.ndarray:
-    """Return an array that has the dtype of q or the compute dtype."""
-    if array.dtype.newbyteorder("=") not in (call.dtype, call.compute):
-        raise UnsupportedError(f"{name} must have the dtype of q, {call.dtype}, or the compute dtype, {call.compute}, got {array.dtype}")
-    return array
-
-
-def _read_bias(bias: Any, call: Call, edges: int) -> np.ndarray:
-    array = _as_plain(bias, "bias")
-    if array.dtype == np.bool_:
-        raise InvalidInputError("bias must be numbers that are added to the logits, got booleans: leave the edges out, or write -inf")
-    array = _of_call(array, "bias", call)
-    full = (*call.lead, call.heads, edges)
-    try:
-        array = np.broadcast_to(array, full)
-    except ValueError:
-        axes = "(..., Hq, E)" if call.lead else "(Hq, E)"
-        raise DimensionMismatchError(f"bias must broadcast to {axes} = {full}, got shape {array.shape}") from None
-    size = call.compute.itemsize
-    if array.dtype != call.compute or not array.flags.aligned or any(stride % size for stride in array.strides):
-        array = copied(array, call.compute, array.ndim)
-    return array
-
-
 def _read_terms(edge_terms: Any, call: Call, edges: int) -> list[np.ndarray]:
     """Return each term as an array of shape (Hq, E) or (1, E)."""
-    array = _of_call(_as_plain(edge_terms, "edge_terms"), "edge_terms", call)
+    array = of_call(as_plain(edge_terms, "edge_terms"), "edge_terms", call)
     if array.ndim not in (2, 3) or array.shape[-2] != edges or (array.ndim == 3 and array.shape[0] != call.heads):
         raise DimensionMismatchError(
             f"edge_terms must have shape (E, R) or (Hq, E, R) with E = {edges} and Hq = {call.heads}, got {array.shape}: one number an edge is "

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .errors import DimensionMismatchError, InvalidInputError
+from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
 from .key_ranges import known_pairs, known_ranges
 from .patterns import Pattern, Ranges
 from .validation import as_numbers, is_scipy_sparse
 
-__all__ = ["BoolMask", "SparseMatrixMask"]
+__all__ = ["BoolMask", "ListedPairs", "SparseMatrixMask"]
 
 
 class BoolMask(Pattern):
@@ -98,13 +97,58 @@ class BoolMask(Pattern):
         plane = self._plane(head, batch)
         rows = plane[i0:i1] if plane.shape[0] > 1 else plane
         rows = np.broadcast_to(rows, (rows.shape[0], lk))
-        return _runs(np.add(rows.any(0), rows.all(0), dtype=np.int8))
+        return _ranges_of(np.add(rows.any(0), rows.all(0), dtype=np.int8))
 
     def __repr__(self) -> str:
         return f"BoolMask({self.mask.shape})"
 
 
-class SparseMatrixMask(Pattern):
+class ListedPairs(Pattern):
+    """Base class of patterns that hold the keys of each row, ascending and each once.
+
+    A subclass sets ``_indices``, the keys of one row after the other as int32, and says by `_ends` where the rows begin.
+    """
+
+    positional = False
+    scattered = True
+    _indices: np.ndarray
+
+    def _ends(self, head: int, batch: int) -> np.ndarray:
+        """Return where the rows begin among the keys, and where the last one ends."""
+        raise UnsupportedError(f"{type(self).__name__} has no _ends(head, batch): listed pairs need it")
+
+    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return a slice of what is held."""
+        ends = self._ends(head, batch)[i0 : i1 + 1]
+        return ends - ends[0], self._indices[ends[0] : ends[-1]]
+
+    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
+        """Look the pairs up."""
+        i, j = np.broadcast_arrays(i, j)
+        ends = self._ends(head, batch)
+        # Only the rows that are asked about: a plan asks for one block of them after another.
+        first, last = max(int(i.min(initial=len(ends))), 0), min(int(i.max(initial=-1)), len(ends) - 2)
+        if first > last or ends[first] == ends[last + 1]:
+            return np.zeros(i.shape, bool)
+        ends = ends[first : last + 2]
+        span = np.int64(2**31)  # more than there are keys
+        flat = np.repeat(np.arange(first, last + 1, dtype=np.int64) * span, np.diff(ends)) + self._indices[ends[0] : ends[-1]]
+        key = i * span + j
+        return flat[np.minimum(np.searchsorted(flat, key), flat.size - 1)] == key
+
+    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
+        """Return the runs of keys that some row sees; keys that lie less than a tile's word apart share a range."""
+        ends = self._ends(head, batch)
+        keys, counts = np.unique(self._indices[ends[i0] : ends[i1]].astype(np.int64), return_counts=True)
+        if not keys.size:
+            return [], [], []
+        edges = np.flatnonzero(np.diff(keys) > 32) + 1
+        begins = np.concatenate([[0], edges])
+        starts, stops = keys[begins], keys[np.concatenate([edges - 1, [keys.size - 1]])] + 1
+        return starts, stops, np.add.reduceat(counts, begins) == (stops - starts) * (i1 - i0)
+
+
+class SparseMatrixMask(ListedPairs):
     """The stored entries of a ``scipy.sparse`` array, each a pair that may attend, whatever its value.
 
     Parameters
@@ -117,9 +161,6 @@ class SparseMatrixMask(Pattern):
     InvalidInputError
         If it is no such thing, an index is out of range, the pointers to its rows fall or run past the end, or it has more than 2³¹ − 1 columns.
     """
-
-    positional = False
-    scattered = True
 
     def __init__(self, matrix: Any) -> None:
         if not is_scipy_sparse(matrix):
@@ -150,11 +191,9 @@ class SparseMatrixMask(Pattern):
         self._indices = (flat % max(self.shape[-1], 1)).astype(np.int32)
         self._indptr = np.searchsorted(flat, np.arange(int(np.prod(self.shape[:-1])) + 1, dtype=np.int64) * self.shape[-1])
 
-    @cached_property
-    def _flat(self) -> np.ndarray:
-        """Row · columns + column of each pair, ascending."""
-        rows = np.arange(len(self._indptr) - 1, dtype=np.int64) * self.shape[-1]
-        return np.repeat(rows, np.diff(self._indptr)) + self._indices
+    def _ends(self, head: int, batch: int) -> np.ndarray:
+        first = head * self.shape[-2] if self.by_head else 0
+        return self._indptr[first : first + self.shape[-2] + 1]
 
     def check_fits(self, lead: tuple[int, ...], heads: int, lq: int, lk: int) -> None:
         """Raise if it has another shape than a call."""
@@ -162,33 +201,6 @@ class SparseMatrixMask(Pattern):
         if self.shape != wanted:
             names = "(Hq, Lq, Lk)" if len(wanted) == 3 else "(Lq, Lk)"
             raise DimensionMismatchError(f"mask must have shape {names} = {wanted}, got {self.shape}")
-
-    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return a slice of what is held."""
-        first = i0 + (head * self.shape[-2] if self.by_head else 0)
-        indptr = self._indptr[first : first + i1 - i0 + 1]
-        return indptr - indptr[0], self._indices[indptr[0] : indptr[-1]]
-
-    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
-        """Look the pairs up."""
-        key = (i + (head * self.shape[-2] if self.by_head else 0)) * self.shape[-1] + j
-        if not self._flat.size:
-            return np.zeros(key.shape, bool)
-        at = np.minimum(np.searchsorted(self._flat, key), self._flat.size - 1)
-        return self._flat[at] == key
-
-    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> Ranges:
-        """Return the runs of keys that some row sees; keys that lie less than a tile's word apart share a range."""
-        first = i0 + (head * self.shape[-2] if self.by_head else 0)
-        keys, counts = np.unique(self._indices[self._indptr[first] : self._indptr[first + i1 - i0]].astype(np.int64), return_counts=True)
-        if not keys.size:
-            return [], [], []
-        edges = np.flatnonzero(np.diff(keys) > 32) + 1
-        starts = keys[np.concatenate([[0], edges])]
-        stops = keys[np.concatenate([edges - 1, [keys.size - 1]])] + 1
-        parts = np.concatenate([[0], edges])
-        full = np.add.reduceat(counts, parts) == (stops - starts) * (i1 - i0)
-        return starts, stops, full
 
     def __repr__(self) -> str:
         return f"SparseMatrixMask({self.shape}, {self._indices.size} pairs)"
@@ -301,7 +313,7 @@ def _coordinates(matrix: Any) -> tuple[np.ndarray, ...]:
     return coo.coords if hasattr(coo, "coords") else (coo.row, coo.col)
 
 
-def _runs(kinds: np.ndarray) -> Ranges:
+def _ranges_of(kinds: np.ndarray) -> Ranges:
     """Turn 0 (none), 1 (some rows) and 2 (all rows) of each key into ranges of equal kind."""
     if not kinds.size:
         return [], [], []

@@ -215,7 +215,7 @@ def _block(pattern: Pattern, i0: int, i1: int, lk: int, head: int, batch: int, w
         last = np.cumsum(lengths)
         j = np.arange(last[-1], dtype=np.int64) + np.repeat(begins - last + lengths, lengths)
         answer = _answer(pattern, i0, i1, j, head, batch)
-        a, b, bits = _runs(answer, last - lengths)
+        a, b, bits = _runs_of_columns(answer, last - lengths)
         pieces.append((j[a], j[b - 1] + 1, np.where(bits, np.cumsum(bits * (b - a)) - (b - a) + width, -1)))
         edge = np.zeros(j.size + 1, np.int8)
         edge[a[bits]] += 1
@@ -250,7 +250,7 @@ def _answer(pattern: Pattern, i0: int, i1: int, j: np.ndarray, head: int, batch:
     return answered(pattern, i, j[None, :].copy(), head, batch)  # a copy: what a pattern writes to it is its own affair
 
 
-def _runs(answer: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _runs_of_columns(answer: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return runs [a, b) of columns that some row sees, none of which crosses a begin, and whether they need bits."""
     kinds = np.add(answer.any(0), answer.all(0), dtype=np.int8)
     border = np.zeros(kinds.size + 1, bool)

@@ -1,6 +1,6 @@
 """The keys that matter most to each query: the k with the largest logits, or as many as make up most of the weight.
 
-    attention_topk ─► kernel.attend(chosen=…): one pass over tiles of logits, a heap a row ─► keys and logits, best first
+    attention_topk ─► kernel.attend(chosen=…): one pass over tiles of logits, a buffer a row ─► keys and logits, best first
     topk_attention ─► choose_keys ─► ChosenKeys ─► attention over those alone
 
 The choice is exact, whatever the score, and no row of logits is stored.
@@ -15,8 +15,8 @@ import numpy as np
 
 from .call import Call, read_call
 from .errors import DimensionMismatchError, InvalidInputError
+from .explicit_patterns import ListedPairs
 from .functional import attention
-from .patterns import Pattern
 from .running import as_score, bind_score, empty, logits_of, may_overflow, narrowed, run
 from .scores import BoundScore
 from .threads import resolve_threads
@@ -49,7 +49,7 @@ def attention_topk(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys with the largest logits of each row, best first: exact search, by any score and under any mask.
 
-    One pass over tiles of logits keeps a heap for each row; no array of Lq × Lk is made.
+    One pass over tiles of logits keeps a buffer for each row; no array of Lq × Lk is made.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def choose_keys(
     return _chosen_keys(call, list(_nucleus(call, bound, share, most, min(FIRST_GUESS, most), team)))
 
 
-class ChosenKeys(Pattern):
+class ChosenKeys(ListedPairs):
     """Keys that were chosen for each row of a call.
 
     Parameters
@@ -205,9 +205,7 @@ class ChosenKeys(Pattern):
         The keys of one row after the other, ascending in each.
     """
 
-    by_head = by_batch = True
-    positional = False
-    scattered = passing = True
+    by_head = by_batch = passing = True
 
     def __init__(self, shape: tuple[int, ...], counts: np.ndarray, indices: np.ndarray) -> None:
         self.shape = shape
@@ -223,34 +221,9 @@ class ChosenKeys(Pattern):
                 f"mask holds what was chosen for a call of shape (..., Hq, Lq, Lk) = {self.shape}, got {(*lead, heads, lq, lk)}"
             )
 
-    def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
-        """Look the pairs up."""
-        i, j = np.broadcast_arrays(i, j)
-        # Only the rows that are asked about: a plan asks for one block of them after another.
-        first, last = max(int(i.min(initial=self.shape[-2])), 0), min(int(i.max(initial=-1)), self.shape[-2] - 1)
-        ends = self._indptr[batch, head, first : last + 2]
-        if first > last or ends[0] == ends[-1]:
-            return np.zeros(i.shape, bool)
-        span = np.int64(2**31)  # more than there are keys
-        flat = np.repeat(np.arange(first, last + 1, dtype=np.int64) * span, np.diff(ends)) + self._indices[ends[0] : ends[-1]]
-        key = i * span + j
-        return flat[np.minimum(np.searchsorted(flat, key), flat.size - 1)] == key
-
-    def ranges(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[Any, Any, Any]:
-        """Return the runs of keys that one of the rows has."""
-        ends = self._indptr[batch, head]
-        keys, counts = np.unique(self._indices[ends[i0] : ends[i1]].astype(np.int64), return_counts=True)
-        if not keys.size:
-            return [], [], []
-        edges = np.flatnonzero(np.diff(keys) > 1) + 1
-        begins = np.concatenate([[0], edges])
-        starts, stops = keys[begins], keys[np.concatenate([edges - 1, [keys.size - 1]])] + 1
-        return starts, stops, np.add.reduceat(counts, begins) == (stops - starts) * (i1 - i0)
-
-    def pairs(self, i0: int, i1: int, lk: int, *, head: int = 0, batch: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the keys of each row."""
-        ends = self._indptr[batch, head, i0 : i1 + 1]
-        return ends - ends[0], self._indices[ends[0] : ends[-1]]
+    def _ends(self, head: int, batch: int) -> np.ndarray:
+        ends: np.ndarray = self._indptr[batch, head]
+        return ends
 
     def __repr__(self) -> str:
         return f"ChosenKeys({self.shape}, {self._indices.size} pairs)"
@@ -316,10 +289,10 @@ def _nucleus(call: Call, bound: _Bound, share: float, most: int, count: int, thr
     for first in range(0, call.lq, step):
         part = call.rows(first, min(first + step, call.lq))
         own = bound if bound[1] is None else (bound[0], bound[1].for_rows(part))
-        # A heap that holds a good part of a row is the slower way.
-        heaps = 4 * count <= call.lk
-        chosen, logits, lse = _choose(part, own, count, True, threads) if heaps else _sorted(part, own, count, threads)
-        if heaps and np.isnan(lse).any():  # a NaN, which is never chosen, is in the kernel's sum all the same
+        # A buffer that holds a good part of a row is the slower way.
+        streamed = 4 * count <= call.lk
+        chosen, logits, lse = _choose(part, own, count, True, threads) if streamed else _sorted(part, own, count, threads)
+        if streamed and np.isnan(lse).any():  # a NaN, which is never chosen, is in the kernel's sum all the same
             chosen, logits, lse = _sorted(part, own, count, threads)
         with np.errstate(invalid="ignore"):
             mass = np.cumsum(np.exp(logits.astype(np.promote_types(logits.dtype, np.float64)) - lse[..., None]), -1)

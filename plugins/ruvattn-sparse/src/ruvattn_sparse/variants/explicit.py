@@ -8,6 +8,7 @@ Where few pairs lie here and there, they are computed one by one, else in tiles:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,8 +78,9 @@ class _Pairs(_Explicit):
 
     _mask: COO | None
 
+    @abstractmethod
     def _listed(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the options that list the pairs, as Python ints."""
 
     @property
     def config(self) -> AttentionConfig:
