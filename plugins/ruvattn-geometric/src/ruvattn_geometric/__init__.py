@@ -1,0 +1,26 @@
+"""Geometric attention for ruvattn: curved spaces at the speed of dot products.
+
+    manifolds/    PoincareBall, Lorentz, Sphere, Euclidean, Stereographic, Product: points, distances, exp, log, transport, means
+    scores.py     −d/τ and −d²/τ on each of them, as a tile function on dot products; _scores.pyx is the same compiled
+    means.py      Fréchet means, many at once ─► aggregates.py   how the values combine: midpoints, centroids, Fréchet means
+    variants/     attention on each of them, as `ruvattn.create` makes it
+    pictures.py   the disk
+
+    entry point "geometric" ─► ruvattn_register ─► scores, aggregates, manifolds and variants, by name
+    (pyproject.toml)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ruvattn.registry import Registry
+
+__all__ = ["RUVATTN_API", "ruvattn_register"]
+
+RUVATTN_API = 1
+
+
+def ruvattn_register(registry: Registry) -> None:
+    """Enter the plugin's names; ruvattn calls this once, when it first needs the names of plugins."""
