@@ -93,9 +93,9 @@ class HeadwiseAttention(Attention):
     """Attention of heads that each see a part of the width.
 
     A subclass sets `attention_type` to the name that it is registered by, and may override `project_inputs`, `project_output` and, where the
-    output has another width than the values, `output_dim`; `own_mask` for a pattern of its own; `attend_heads` for all that comes between. Its
-    constructor names its own options, hands them on in `own`, and takes those below too, mostly as ``**options``: a variant is made anew from its
-    configuration, which has them all.
+    output has another width than the values, `output_dim`; `own_mask` for a pattern of its own; `part_options` where the score or the aggregate
+    takes options of its own; `attend_heads` for all that comes between. Its constructor names its own options, hands them on in `own`, and takes
+    those below too, mostly as ``**options``: a variant is made anew from its configuration, which has them all.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class HeadwiseAttention(Attention):
         """Make what the configuration names: once, since names are looked up, and again after unpickling, since compiled scores do not pickle."""
         options = self._config.options
         self._constant: dict[str, Any] = {}
-        score, given = options["score"], options["score_options"]
+        score, given = options["score"], self.part_options("score")
         if score != "dot" or given:
             from .registry import get_score
 
@@ -213,10 +213,11 @@ class HeadwiseAttention(Attention):
         if options["scale"] is not None:
             head_params(made, self.num_heads, options["scale"])  # raises where the score has no scale, or not so many
             self._constant["scale"] = options["scale"]
-        if options["aggregate"] != "weighted-sum" or options["aggregate_options"]:
+        aggregate, given = options["aggregate"], self.part_options("aggregate")
+        if aggregate != "weighted-sum" or given:
             from .registry import get_aggregate
 
-            self._constant["aggregate"] = get_aggregate(options["aggregate"], **options["aggregate_options"])
+            self._constant["aggregate"] = get_aggregate(aggregate, **given)
         # Only where the engine is known to write the width of the values can it be told where to.
         self._streams_values = "aggregate" not in self._constant
         if options["softcap"] is not None:
@@ -225,6 +226,22 @@ class HeadwiseAttention(Attention):
         self._check_finite, self._max_keys = options["check_finite"], options["max_keys"]
         # A score that isn't the dot product may look at positions.
         self._positional = self.positional or self._causal or self._window is not None or type(made) is not Dot
+
+    def part_options(self, part: str) -> Mapping[str, Any]:
+        """Return what the score or the aggregate of the configuration is made with: here, ``score_options`` or ``aggregate_options``.
+
+        Parameters
+        ----------
+        part : {"score", "aggregate"}
+            Which of them; asked when the variant is made and when it is unpickled. `config`, `embed_dim` and `num_heads` are there.
+
+        Returns
+        -------
+        mapping of str to object
+            Options of the registered factory.
+        """
+        options: Mapping[str, Any] = self._config.options[f"{part}_options"]
+        return options
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
