@@ -3,7 +3,9 @@
     python asv_benchmarks/peers.py                      against torch's scaled_dot_product_attention, 1 and 2 threads
     python asv_benchmarks/peers.py --shapes causal      only the shapes whose name holds that word
     python asv_benchmarks/peers.py --sparse             sparse masks, against compiled flex_attention too; --cases bigbird for some of them
-    python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --sparse-figures --numpy-score --isa --import --all
+    python asv_benchmarks/peers.py --geometric          curved spaces, against torch's matrices of distances; --spaces lorentz for some of them
+    python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --numpy-score --isa --import --all
+    python asv_benchmarks/peers.py --sparse-figures     time and memory over the length. Also: --geometric-figures, for accuracy
 
 Both libraries run in one process, alternately, on the same arrays; every number of threads has a process of its own, started with
 OMP_NUM_THREADS and OPENBLAS_NUM_THREADS set. NumPy's SGEMM takes part in every round of a large shape, for a machine drifts within minutes: the
@@ -23,6 +25,9 @@ from statistics import median
 from typing import Any
 
 import figures
+import geometric_cases
+import geometric_figures
+import geometric_peers
 import sparse_figures
 import sparse_peers
 from reporting import Report, duration, plural
@@ -210,6 +215,9 @@ TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "sparse-scaling": sparse_figures.scaling_task,
     "sparse-pairs": sparse_figures.pair_task,
     "sparse-memory": sparse_figures.sparse_memory_task,
+    "geometric": geometric_peers.geometric_task,
+    "geometric-accuracy": geometric_figures.attention_accuracy_task,
+    "geometric-distances": geometric_figures.distance_accuracy_task,
 }
 """What runs in processes of its own, by the name that `timing.run_child` takes."""
 
@@ -328,6 +336,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sparse", action="store_true", help="sparse masks beside compiled flex_attention, which needs g++, and SDPA")
     parser.add_argument("--cases", action="append", metavar="TEXT", help="only the sparse masks whose name contains this; may be given again")
     parser.add_argument("--sparse-figures", action="store_true", help="sparse masks: time and memory over length, speed per pair")
+    parser.add_argument("--geometric", action="store_true", help="curved spaces beside dense attention, and beside torch's matrices of distances")
+    parser.add_argument("--spaces", action="append", metavar="TEXT", help="only the geometric cases whose name contains this; may be given again")
+    parser.add_argument("--geometric-figures", action="store_true", help="curved spaces: how exact outputs, weights and distances are")
     parser.add_argument("--calls", action="store_true", help="single calls beside their limits")
     parser.add_argument("--memory", action="store_true", help="peak memory of one head of 32,768 x 64")
     parser.add_argument("--numpy-score", action="store_true", help="a score in NumPy beside its compiled form; needs ruvattn-example")
@@ -355,12 +366,15 @@ def main(arguments: list[str] | None = None) -> int:
         for row in TASKS[request["task"]](**request["options"]):
             print(json.dumps(row), flush=True)
         return 0
-    others = (chosen.sparse, chosen.sparse_figures, chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
+    others = (chosen.sparse, chosen.sparse_figures, chosen.geometric, chosen.geometric_figures)
+    others += (chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
     sdpa = chosen.sdpa or chosen.everything or not any(others)
     sparse = chosen.sparse or chosen.everything
+    geometric = chosen.geometric or chosen.everything
     names = _chosen(parser, "shape", [shape.name for shape in SHAPES], chosen.shapes)
     cases = _chosen(parser, "sparse mask", [case.name for case in CASES], chosen.cases)
-    if (sdpa or sparse) and find_spec("torch") is None:
+    spaces = _chosen(parser, "geometric case", [case.name for case in geometric_cases.CASES], chosen.spaces)
+    if (sdpa or sparse or geometric) and find_spec("torch") is None:
         parser.error(f"the comparison with SDPA needs torch, and it isn't installed: pip install {TORCH} (or make bench-peers)")
 
     report = Report(chosen.as_json)
@@ -372,6 +386,10 @@ def main(arguments: list[str] | None = None) -> int:
         sparse_peers.show_sparse(report, cases, chosen.threads, chosen.rounds)
     if chosen.sparse_figures or chosen.everything:
         sparse_figures.show_sparse_figures(report, chosen.threads, chosen.rounds)
+    if geometric:
+        geometric_peers.show_geometric(report, spaces, chosen.threads, chosen.rounds)
+    if chosen.geometric_figures or chosen.everything:
+        geometric_figures.show_geometric_figures(report)
     if chosen.calls or chosen.everything:
         show_calls(report, chosen.rounds)
     if chosen.memory or chosen.everything:

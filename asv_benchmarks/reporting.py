@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["Report", "duration", "plural"]
+__all__ = ["Report", "duration", "first_line", "plural"]
 
 
 class Report:
@@ -31,3 +31,9 @@ def duration(seconds: float) -> str:
         if seconds >= factor:
             return f"{seconds / factor:.3g} {unit}"
     return f"{seconds / 1e-6:.3g} us"
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an exception and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -15,7 +15,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from reporting import Report, duration, plural
+from reporting import Report, duration, first_line, plural
 from sparse_cases import BARS, CASES, HEADS, TOP_K, WIDTH, Case, arrays
 from timing import PAUSE, alternate, run_child
 
@@ -77,7 +77,7 @@ def _compared(case: Case, threads: int, rounds: int) -> Row:
                 calls[peer], first = _flex(case, tensors, case.flex_blocks[peer])
                 row.setdefault("flex_first", first)
             except Exception as error:  # whatever a compiler, or its absence, may raise
-                row["left_out"][peer] = _first_line(error)
+                row["left_out"][peer] = first_line(error)
                 continue
             row["difference"][peer] = float(abs(found - calls[peer]().numpy()).max())
         elif peer == "sdpa mask":
@@ -163,11 +163,6 @@ def _block_mask(case: Case, block: int) -> Any:
         mask_mod=lambda b, h, i, j: rule(h, i, j, table),
         seq_lengths=(case.length, case.length),
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     common.py      data, and the shape of a benchmark: a case and a number of threads ─► time_ and peakmem_
     engine.py      ruvattn.attention: what it can be asked for, one class a subject
     patterns.py    ruvattn.attention with the patterns of ruvattn-sparse: with a mask that was seen before, and with a new one
+    geometric.py   ruvattn.attention with the distances and means of ruvattn-geometric, on points that are spread and on clusters
     edges.py       ruvattn.edge_attention on graphs, and the choice of the k keys that matter most
     variants.py    ruvattn.create: every variant that the project maintains, by name
     imports.py     import time
