@@ -2,6 +2,8 @@
 
 A linear one maps the values before the sum and the sum afterwards, so that it streams: the engine only ever adds. The Einstein midpoint
 Σ pγv / Σ pγ, for example, is V·γ with γ as one more column, and a division afterwards. Any other one is given the weights of whole rows.
+
+An aggregate whose parameters differ from head to head says so in `Aggregate.for_head`.
 """
 
 from __future__ import annotations
@@ -29,13 +31,31 @@ class Aggregate:
 
     linear: bool = True
 
+    def for_head(self, head: int) -> Aggregate:
+        """Return the aggregate as it is for one head of the values; by default it is the same for all.
+
+        Only `values` sees which head is which. `reduce` gets the rows of one head after another and is therefore asked of what this returns, and so
+        is everything that takes a head by itself, as the oracle does.
+
+        Parameters
+        ----------
+        head : int
+            The index of the head among those of the values, Hk. With grouped queries that is not the one of the query head.
+
+        Returns
+        -------
+        Aggregate
+            One for values without an axis of heads, linear where this one is. It makes of a head what this one makes of it among the others.
+        """
+        return self
+
     def values(self, v: np.ndarray) -> np.ndarray:
         """Return what is summed.
 
         Parameters
         ----------
         v : ndarray, (..., Lk, Dv)
-            The values in the compute dtype; not to be written.
+            The values in the compute dtype, (..., Hk, Lk, Dv) in a call; not to be written.
 
         Returns
         -------

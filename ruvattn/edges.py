@@ -539,6 +539,7 @@ def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray)
     name = f"{type(how).__name__}.reduce"
     group = call.heads // call.k.shape[-3]
     result = None
+    of_head = [how.for_head(h // group) for h in range(call.heads)]
     for index in np.ndindex(*call.lead, call.heads):
         v = call.v[(*index[:-1], index[-1] // group)]
         for i in range(call.lq):
@@ -549,7 +550,7 @@ def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray)
             row, values = weights[index][first:stop], run.gathered(v, first, stop)
             if not kept.all():
                 row, values = row[kept], values[kept]
-            found = real_array(how.reduce(row[None, :], values), name, call)
+            found = real_array(of_head[index[-1]].reduce(row[None, :], values), name, call)
             if found.ndim != 2 or found.shape[0] != 1:
                 raise DimensionMismatchError(f"{name} must return an array of shape (1, width), got {found.shape}")
             if result is None:

@@ -13,7 +13,7 @@ import numpy as np
 from .dropout import kept_weights
 from .pattern_algebra import over_entries
 from .patterns import Pattern
-from .scores import Dot, Tile
+from .scores import Dot, Tile, without_rest
 from .validation import is_scipy_sparse
 
 __all__ = ["attention", "attention_logits", "attention_weights", "edge_attention"]
@@ -64,22 +64,23 @@ def attention(
     if single:
         values, weights, allowed, lse = values[None], weights[None], allowed[None], lse[None]
     group = weights.shape[-3] // values.shape[-3]
-    summed = how.values(values) if how.linear else values
     out = None
     for index in np.ndindex(weights.shape[:-2]):
         w, see = weights[index], allowed[index]
-        x = summed[(*index[:-1], index[-1] // group)]
+        head = index[-1] // group
+        one, x = how.for_head(head), values[(*index[:-1], head)]
         some = see.any(-1)
-        if how.linear:
+        if one.linear:
+            x = one.values(x)
             rows = np.stack([w[i, see[i]] @ x[see[i]] for i in np.flatnonzero(some)]) if some.any() else np.zeros((0, x.shape[-1]), precision)
-            rows = how.finish(rows)
+            rows = one.finish(rows)
         else:
-            rows = how.reduce(w[some], x)
+            rows = one.reduce(w[some], x)
         if out is None:
             out = np.zeros((*weights.shape[:-1], rows.shape[-1]), precision)
         out[index][some] = rows
     if out is None:
-        out = np.zeros((*weights.shape[:-1], summed.shape[-1]), precision)
+        out = np.zeros((*weights.shape[:-1], values.shape[-1]), precision)
     if single:
         out, lse = out[0], lse[0]
     return (out, lse) if return_lse else out
@@ -201,7 +202,7 @@ def _scores(q: np.ndarray, k: np.ndarray, score: Any, scale: Any, row_pos: np.nd
         own = heads if term.ndim > 1 and term.shape[-2] == heads else k.shape[-3]
         term = np.broadcast_to(term, (*k.shape[:-3], own, k.shape[-2]))
         cols.append(np.repeat(term, heads // own, -2))
-    splits = (q.shape[-1],) if score.splits is None else score.splits
+    splits = (q.shape[-1],) if score.splits is None else without_rest(score.splits, q.shape[-1])
     edges = np.cumsum((0, *splits))
     found = np.empty((*q.shape[:-1], k.shape[-2]), q.dtype)
     for index in np.ndindex(q.shape[:-2]):
@@ -352,10 +353,11 @@ def edge_attention(
                 if not seen.any():
                     continue
                 values = np.concatenate([v[index][h // group][j], attr[own]], axis=-1)[seen]
-                if how.linear:
-                    rows[(*index, h, i)] = how.finish(w[:, seen] @ how.values(values))[0]
+                one = how.for_head(h // group)
+                if one.linear:
+                    rows[(*index, h, i)] = one.finish(w[:, seen] @ one.values(values))[0]
                 else:
-                    rows[(*index, h, i)] = how.reduce(w[:, seen], values)[0]
+                    rows[(*index, h, i)] = one.reduce(w[:, seen], values)[0]
     width = len(next(iter(rows.values()))) if rows else v.shape[-1] + attr.shape[-1]
     out = np.zeros((*lead, heads, lq, width), precision)
     for at, row in rows.items():
@@ -396,7 +398,7 @@ class _EdgeScore:
             term = np.broadcast_to(term, (*[1] * len(index), of, len(positions)))
             cols.append(term.reshape(of, -1)[h * of // heads][None, :])
         cols += [term[None, :] for term in terms.T]
-        splits = (row.shape[-1],) if score.splits is None else score.splits
+        splits = (row.shape[-1],) if score.splits is None else without_rest(score.splits, row.shape[-1])
         starts = np.cumsum((0, *splits))
         dots = np.zeros((len(splits), 1, len(positions)), dtype)
         for c, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):

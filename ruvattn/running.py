@@ -365,6 +365,7 @@ def reduce_rows(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore 
     step = max(1, REDUCED // max(1, call.lk * call.heads * call.batch))
     group = call.heads // call.k.shape[-3]
     v = call.v.reshape(call.batch, *call.v.shape[-3:])
+    of_head = [how.for_head(h // group) for h in range(call.heads)]
     result = None
     for first in range(0, call.lq, step):
         part = call.rows(first, min(first + step, call.lq))
@@ -377,7 +378,7 @@ def reduce_rows(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore 
                 some = seen[b, h]
                 if not some.any():
                     continue
-                rows = real_array(how.reduce(weights[b, h][some], v[b, h // group]), f"{type(how).__name__}.reduce", call)
+                rows = real_array(of_head[h].reduce(weights[b, h][some], v[b, h // group]), f"{type(how).__name__}.reduce", call)
                 if rows.ndim != 2 or rows.shape[0] != some.sum():
                     raise DimensionMismatchError(f"{type(how).__name__}.reduce must return an array of shape ({some.sum()}, width), got {rows.shape}")
                 if result is None:
@@ -390,6 +391,6 @@ def reduce_rows(how: Aggregate, call: Call, bound: tuple[np.ndarray, BoundScore 
     if result is None:
         # Nothing attends to anything. How wide no rows are tells the width; without keys that of the values is the best guess.
         none = np.zeros((0, call.lk), call.compute)
-        width = np.shape(how.reduce(none, v.reshape(-1, *v.shape[-2:])[0]))[-1:] if call.lk and v.size else ()
+        width = np.shape(of_head[0].reduce(none, v.reshape(-1, *v.shape[-2:])[0]))[-1:] if call.lk and v.size else ()
         result = np.zeros((call.batch, call.heads, call.lq, *(width or call.v.shape[-1:])), call.compute)
     return result.reshape(*call.lead, *result.shape[1:])

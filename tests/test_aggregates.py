@@ -136,6 +136,63 @@ def test_an_aggregate_goes_with_any_score(name):
     _check((LINEAR | NONLINEAR)[name], np.float32, score=Manhattan(), causal=True)
 
 
+class Powers(Aggregate):
+    """Σ p·vᵃ with an exponent for each head of the values."""
+
+    def __init__(self, exponents):
+        self.exponents = np.asarray(exponents)
+
+    def for_head(self, head):
+        return type(self)(self.exponents[head]) if self.exponents.ndim else self
+
+    def values(self, v):
+        return np.abs(v) ** self.exponents[..., None, None].astype(v.dtype)
+
+
+class PowerMeans(Powers):
+    """The same root of it, of whole rows."""
+
+    linear = False
+
+    def reduce(self, weights, v):
+        assert self.exponents.ndim == 0
+        return (weights @ np.abs(v) ** self.exponents) ** (1 / self.exponents)
+
+
+@pytest.mark.parametrize("kind", [Powers, PowerMeans])
+@pytest.mark.parametrize("options", [{}, {"causal": True, "query_offset": -3}, {"sinks": np.zeros(4)}], ids=["plain", "causal", "sinks"])
+def test_parameters_of_heads_are_those_of_the_head_of_the_values(kind, options):
+    q, k, v = make(1, 30, 40, 6, 5, lead=(2,), hq=4, hk=2)
+    aggregate = kind([1.0, 3.0])
+    out = attention(q, k, v, aggregate=aggregate, **options)
+    assert_close(out, reference.attention(q, k, v, aggregate=aggregate, **options), 1e-5)
+    for head in range(4):
+        own = {**options, "sinks": options["sinks"][:1]} if "sinks" in options else options
+        one = slice(head // 2, head // 2 + 1)
+        alone = attention(q[:, head : head + 1], k[:, one], v[:, one], aggregate=kind([1.0, 3.0][head // 2]), **own)
+        assert_close(out[:, head : head + 1], alone, 1e-6)
+
+
+@pytest.mark.parametrize("kind", [Powers, PowerMeans])
+@pytest.mark.parametrize("attributes", [0, 2])
+def test_parameters_of_heads_hold_for_edges(kind, attributes):
+    rng = np.random.default_rng(0)
+    q, k, v = make(2, 30, 40, 6 + attributes, 5, lead=(2,), hq=4, hk=2)
+    k = k[..., :6]
+    indptr = np.arange(0, 91, 3)
+    indices = rng.integers(0, 40, 90)
+    options = {"edge_attr": rng.random((90, attributes), dtype=np.float32)} if attributes else {}
+    out = ruvattn.edge_attention(q, k, v, indptr, indices, aggregate=kind([1.0, 3.0]), **options)
+    assert_close(out, reference.edge_attention(q, k, v, indptr, indices, aggregate=kind([1.0, 3.0]), **options), 1e-5)
+    alike = reference.edge_attention(q, k, v, indptr, indices, aggregate=kind([1.0, 1.0]), **options)
+    assert not np.allclose(out[:, 2:], alike[:, 2:])  # the test would see it if all heads were taken as the first
+
+
+def test_for_head_is_the_aggregate_itself_by_default():
+    aggregate = Midpoint()
+    assert aggregate.for_head(3) is aggregate
+
+
 def test_a_weighted_median_is_what_it_says():
     v = np.array([[1.0], [2.0], [3.0], [10.0]])
     logits = np.log([[1, 1, 1, 1], [1, 1, 1, 9.0], [9, 1, 1, 1]])

@@ -770,12 +770,33 @@ class KeepsAccumulator(Midpoint):
         return self.acc[..., :-1] / self.acc[..., -1:]
 
 
+class ScaledByHead(ruvattn.Aggregate):
+    """Σ p·v, times the number of the head: the axis of heads tells, or `for_head`."""
+
+    conformance_heads = 3
+
+    def __init__(self, scale=(1.0, 2.0, 3.0)):
+        self.scale = scale
+
+    def for_head(self, head):
+        return type(self)(self.scale[head])
+
+    def values(self, v):
+        scale = np.asarray(self.scale, v.dtype)
+        return v * scale[..., None, None]
+
+
 class UnpicklableMidpoint(Midpoint):
     def __init__(self):
         self.power = lambda x: x**2
 
 
 BROKEN_AGGREGATES = {
+    "heads_are_what_they_are_alone": [
+        broken(ScaledByHead, for_head=lambda self, head: ScaledByHead(self.scale[0])),
+        broken(ScaledByHead, for_head=lambda self, head: self.scale[head]),
+        broken(ScaledByHead, for_head=lambda self, head: SoftMaximum()),
+    ],
     "declaration": [
         broken(Midpoint, reduce=lambda self, weights, v: weights @ v),
         broken(SoftMaximum, reduce=ruvattn.Aggregate.reduce),
@@ -823,6 +844,10 @@ BROKEN_AGGREGATES = {
 def test_a_broken_aggregate_is_found(name, subject):
     result = outcome(subject, name)
     assert result.status == "failed", result
+
+
+def test_an_aggregate_of_several_heads_passes():
+    check_aggregate(ScaledByHead())
 
 
 # Variants with a flaw -----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ A subject can say how it wants to be tried, by attributes and methods that the s
 
     conformance_inputs(rng, role, shape)    draws its "query", "key" or "value" rows: points of a manifold, for example
     conformance_widths                      the widths of those rows that it takes; otherwise several, or what `splits` add up to
+    conformance_heads                       of an aggregate: how many heads of values it is for; otherwise any number
     conformance_shape                       of a pattern: (batch, heads, Lq, Lk) that it is for, None where it takes any
     conformance_sizes                       of a variant's factory: the pairs (embed_dim, num_heads) that it is tried with
     conformance_options                     of a registered factory: the options to try it with, a sequence of dicts

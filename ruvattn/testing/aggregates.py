@@ -24,7 +24,7 @@ LENGTHS = (1, 2, 6, 19)
 
 def _part(aggregate: Aggregate) -> Part:
     """Return the calls that an aggregate fits into."""
-    return Part(aggregate, "aggregate", value_widths=_widths(aggregate))
+    return Part(aggregate, "aggregate", value_widths=_widths(aggregate), key_heads=getattr(aggregate, "conformance_heads", None))
 
 
 def _widths(aggregate: Aggregate) -> tuple[int, ...]:
@@ -72,6 +72,24 @@ def declaration(aggregate: Aggregate) -> None:
     require(isinstance(repr(aggregate), str), "repr must work")
 
 
+@CHECKS
+def heads_are_what_they_are_alone(aggregate: Aggregate) -> None:
+    """for_head(h) is an aggregate of the same kind, and makes of head h what the aggregate makes of it among others."""
+    heads, width = getattr(aggregate, "conformance_heads", 3), _widths(aggregate)[-1]
+    v, weights = _values(aggregate, (heads, 6, width)), _weights(5, 6)
+    for head in range(heads):
+        with case(head=head, v=v):
+            one = aggregate.for_head(head)
+            require(isinstance(one, Aggregate), f"for_head must return an Aggregate, got {type(one).__name__}")
+            require(one.linear == aggregate.linear, f"for_head must return an aggregate that is as linear as this one, {aggregate.linear}")
+            if not one.linear:  # `reduce` knows of a head only what for_head tells it
+                continue
+            among = np.asarray(aggregate.finish(weights @ aggregate.values(v)[head]))
+            alone = _aggregated(one, weights, v[head])
+            bound = accuracy_bounds(alone, _aggregated(one, weights.astype(np.float32), v[head].astype(np.float32)), np.float64)[1]
+            require_close(among, alone, 2 * bound, "a head among others must give what for_head gives of it alone")
+
+
 # --- the maps of a linear one, the reduction of another ---------------------------------------------------------------
 
 
@@ -79,6 +97,7 @@ def declaration(aggregate: Aggregate) -> None:
 def values_have_their_shape(aggregate: Aggregate) -> None:
     """values(v) keeps the leading axes and the dtype of v, and its width is at least 1."""
     _require_linear(aggregate, True)
+    aggregate = aggregate.for_head(0)
     for n in LENGTHS:
         for width in _widths(aggregate):
             for lead in ((), (2,), (2, 1)):
@@ -96,6 +115,7 @@ def values_have_their_shape(aggregate: Aggregate) -> None:
 def values_are_rowwise(aggregate: Aggregate) -> None:
     """values maps each row by itself: it may be handed any part of them."""
     _require_linear(aggregate, True)
+    aggregate = aggregate.for_head(0)
     for n in LENGTHS[1:]:
         for width in _widths(aggregate):
             v = _values(aggregate, (n, width))
@@ -109,6 +129,7 @@ def values_are_rowwise(aggregate: Aggregate) -> None:
 def finish_is_rowwise(aggregate: Aggregate) -> None:
     """finish maps each row by itself, keeps their number, and takes none at all."""
     _require_linear(aggregate, True)
+    aggregate = aggregate.for_head(0)
     for width in _widths(aggregate):
         v = _values(aggregate, (7, width))
         acc = _weights(5, 7) @ aggregate.values(v)
@@ -127,6 +148,7 @@ def finish_is_rowwise(aggregate: Aggregate) -> None:
 def reduce_is_rowwise(aggregate: Aggregate) -> None:
     """reduce makes of each row of weights what it makes of it alone."""
     _require_linear(aggregate, False)
+    aggregate = aggregate.for_head(0)
     for n in LENGTHS:
         for width in _widths(aggregate):
             v, weights = _values(aggregate, (n, width)), _weights(5, n)
@@ -143,6 +165,7 @@ def reduce_is_rowwise(aggregate: Aggregate) -> None:
 @CHECKS
 def weights_count(aggregate: Aggregate) -> None:
     """All weight on one value gives another output than all weight on another; a value without weight counts nothing."""
+    aggregate = aggregate.for_head(0)
     for width in _widths(aggregate):
         v = _values(aggregate, (4, width))
         v = v[np.argsort(v[:, -1])]
@@ -204,6 +227,7 @@ def _upstream(like: Any) -> np.ndarray:
 def values_vjp_matches_differences(aggregate: Aggregate) -> None:
     """values_vjp agrees with finite differences of values."""
     _require_linear(aggregate, True)
+    aggregate = aggregate.for_head(0)
     for n, width in zip((1, 3), _widths(aggregate)[:2], strict=False):
         v = _values(aggregate, (n, width))
         up = _upstream(aggregate.values(v))
@@ -216,6 +240,7 @@ def values_vjp_matches_differences(aggregate: Aggregate) -> None:
 def finish_vjp_matches_differences(aggregate: Aggregate) -> None:
     """finish_vjp agrees with finite differences of finish."""
     _require_linear(aggregate, True)
+    aggregate = aggregate.for_head(0)
     for n, width in zip((1, 3), _widths(aggregate)[:2], strict=False):
         acc = _weights(n, 5) @ aggregate.values(_values(aggregate, (5, width)))
         up = _upstream(aggregate.finish(acc.copy()))
@@ -232,6 +257,7 @@ def _reduced(aggregate: Aggregate, v: np.ndarray, weights: np.ndarray) -> np.nda
 def reduce_vjp_matches_differences(aggregate: Aggregate) -> None:
     """reduce_vjp agrees with finite differences of reduce, by weights and by values."""
     _require_linear(aggregate, False)
+    aggregate = aggregate.for_head(0)
     for m, n, width in zip((1, 2), (3, 4), _widths(aggregate)[:2], strict=False):
         weights, v = _weights(m, n), _values(aggregate, (n, width))
         out = np.asarray(aggregate.reduce(weights.copy(), v.copy()))
@@ -353,6 +379,7 @@ def pickle_round_trip(aggregate: Aggregate) -> None:
 def inputs_are_not_written(aggregate: Aggregate) -> None:
     """Neither the caller's arrays nor the weights are written."""
     parts.inputs_are_not_written(_part(aggregate))
+    aggregate = aggregate.for_head(0)
     width = _widths(aggregate)[0]
     v, weights = _values(aggregate, (4, width)), _weights(3, 4)
     before = v.copy(), weights.copy()

@@ -82,7 +82,7 @@ class Part:
         The argument of `ruvattn.attention` that it goes to.
     widths, value_widths : tuple of int
         Widths of queries and keys, and of values, to be tried.
-    batch, heads, lq, lk : int or None
+    batch, heads, key_heads, lq, lk : int or None
         What is fixed; None: any.
     """
 
@@ -92,6 +92,7 @@ class Part:
     value_widths: tuple[int, ...] = WIDTHS
     batch: int | None = None
     heads: int | None = None
+    key_heads: int | None = None
     lq: int | None = None
     lk: int | None = None
 
@@ -110,6 +111,8 @@ class Part:
                 lead = (self.batch,)
             if self.heads is not None:
                 heads, key_heads = self.heads, 1 if at % 2 else self.heads
+            elif self.key_heads is not None:
+                heads, key_heads = self.key_heads * (2 if at % 2 else 1), self.key_heads
             lq = lq if self.lq is None else self.lq
             lk = lk if self.lk is None else self.lk
             width = self.widths[at % len(self.widths)]
@@ -232,7 +235,7 @@ def shapes_and_dtypes(part: Part) -> None:
 
 def two_axes_are_one_head(part: Part) -> None:
     """Arrays of two axes."""
-    if (part.heads or 1) != 1 or (part.batch or 1) != 1:
+    if (part.heads or part.key_heads or 1) != 1 or (part.batch or 1) != 1:
         raise NotApplicable("it is for several heads or batch entries")
     shape = part.middle()._replace(lead=(), heads=1, key_heads=1)
     arrays = part.arrays(shape)
