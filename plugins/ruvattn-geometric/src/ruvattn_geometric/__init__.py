@@ -14,10 +14,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .manifolds import (
+    Euclidean,
+    GeometricManifold,
+    Lorentz,
+    PoincareBall,
+    Product,
+    Sphere,
+    Stereographic,
+    ball_to_klein,
+    ball_to_lorentz,
+    klein_to_ball,
+    lorentz_to_ball,
+    mobius_add,
+    sphere_to_stereographic,
+    stereographic_to_sphere,
+)
+
 if TYPE_CHECKING:
     from ruvattn.registry import Registry
 
-__all__ = ["RUVATTN_API", "ruvattn_register"]
+__all__ = [
+    "RUVATTN_API",
+    "Euclidean",
+    "GeometricManifold",
+    "Lorentz",
+    "PoincareBall",
+    "Product",
+    "Sphere",
+    "Stereographic",
+    "ball_to_klein",
+    "ball_to_lorentz",
+    "klein_to_ball",
+    "lorentz_to_ball",
+    "mobius_add",
+    "ruvattn_register",
+    "sphere_to_stereographic",
+    "stereographic_to_sphere",
+]
 
 RUVATTN_API = 1
 
