@@ -23,7 +23,8 @@ from .validation import as_numbers
 __all__ = ["Dot", "Score", "Tile"]
 
 MAX_PLANES = 16
-MAX_TERMS = 4
+REST = -1
+MAX_TERMS = 32
 
 
 @dataclass
@@ -61,8 +62,8 @@ class Score:
     Attributes
     ----------
     splits : tuple of int or None
-        None: one plane of dots over all D columns. ``(16, 16, 32)``: a plane for each of these ranges of columns, which have to add up to D.
-        ``()``: no dots.
+        None: one plane of dots over all D columns. ``(16, 16, 32)``: a plane for each of these ranges of columns, which have to add up to D; one
+        of them may be −1, for what the others leave. ``()``: no dots.
     vectors : bool
         True: the tile carries the queries and keys themselves.
     params : dict of str to float or ndarray
@@ -91,7 +92,7 @@ class Score:
         Returns
         -------
         tuple of ndarray
-            At most four arrays that broadcast to (..., Hq, Lq).
+            At most 32 arrays that broadcast to (..., Hq, Lq).
         """
         return ()
 
@@ -108,7 +109,7 @@ class Score:
         Returns
         -------
         tuple of ndarray
-            At most four arrays that broadcast to (..., Hk, Lk), or to (..., Hq, Lk) where a parameter of a head enters.
+            At most 32 arrays that broadcast to (..., Hk, Lk), or to (..., Hq, Lk) where a parameter of a head enters.
         """
         return ()
 
@@ -325,11 +326,19 @@ class BoundScore:
             splits = tuple(operator.index(n) for n in score.splits)
         except TypeError:
             splits = (0,)
-        if len(splits) > MAX_PLANES or any(n < 1 for n in splits):
-            raise InvalidInputError(f"splits of {type(score).__name__} must be None or at most {MAX_PLANES} positive ints, got {score.splits!r}")
-        if splits and sum(splits) != width:
-            raise DimensionMismatchError(f"splits of {type(score).__name__} are {splits}, which add up to {sum(splits)}, and q has width {width}")
-        return (0, *np.cumsum(splits, dtype=int).tolist())
+        if len(splits) > MAX_PLANES or any(n < 1 and n != REST for n in splits) or splits.count(REST) > 1:
+            raise InvalidInputError(
+                f"splits of {type(score).__name__} must be None or at most {MAX_PLANES} positive ints, "
+                f"of which one may be {REST}, got {score.splits!r}"
+            )
+        filled = without_rest(splits, width)
+        if splits and (sum(filled) != width or min(filled) < 1):
+            taken = sum(n for n in splits if n != REST)
+            raise DimensionMismatchError(
+                f"splits of {type(score).__name__} are {splits}, which add up to {taken}{' and a rest' if REST in splits else ''}, "
+                f"and q has width {width}"
+            )
+        return (0, *np.cumsum(filled, dtype=int).tolist())
 
     def _terms(self, terms: Any, what: str, lead: tuple[int, ...], heads: tuple[int, ...], length: int) -> list[np.ndarray]:
         if not isinstance(terms, tuple) or len(terms) > MAX_TERMS:
@@ -376,6 +385,12 @@ class BoundScore:
         if logits.dtype.kind not in "fiu":
             raise InvalidInputError(f"{name} must return real numbers, got {logits.dtype}")
         return saturated(logits, self.dtype)
+
+
+def without_rest(splits: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Return splits with what the others leave of the width in the place of `REST`."""
+    left = width - sum(n for n in splits if n != REST)
+    return tuple(left if n == REST else n for n in splits)
 
 
 def _is_real(array: np.ndarray) -> bool:
@@ -427,17 +442,18 @@ def check_form(form: Any, what: str, dtype: np.dtype[Any], signature: str) -> An
     kind = type(form)
     if (kind.__module__.split(".")[0], kind.__name__) != ("scipy", "LowLevelCallable"):
         raise InvalidInputError(f"{what} must be a pair of scipy.LowLevelCallable, got {kind.__name__}: see LowLevelCallable.from_cython")
-    real = {"float32": "float", "float64": "double"}[dtype.name]
     given = form.signature
-    wanted = f"void ({_spell(signature, real)})"
+    wanted = spelled(signature, dtype)
     if _normal(given) != _normal(wanted):
         raise InvalidInputError(f"{what} has the signature {given!r}, and the engine calls {wanted!r}")
     return form
 
 
-def _spell(signature: str, real: str) -> str:
+def spelled(signature: str, dtype: Any) -> str:
+    """Return a signature in C, for a dtype."""
+    real = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
     names = {"T*": f"{real} *", "Z": "Py_ssize_t", "void*": "void *"}
-    return ", ".join(names[word] for word in signature.split())
+    return f"void ({', '.join(names[word] for word in signature.split())})"
 
 
 def _normal(signature: str) -> tuple[str, ...]:

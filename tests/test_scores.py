@@ -322,7 +322,7 @@ def test_a_score_may_call_attention():
         ({"splits": (9, 0)}, InvalidInputError, "splits"),
         ({"splits": (1,) * 17}, InvalidInputError, "splits"),
         ({"row_terms": lambda q, pos: [q[..., 0]]}, InvalidInputError, "row_terms"),
-        ({"row_terms": lambda q, pos: (q[..., 0],) * 5}, InvalidInputError, "row_terms"),
+        ({"row_terms": lambda q, pos: (q[..., 0],) * 33}, InvalidInputError, "row_terms"),
         ({"row_terms": lambda q, pos: (q,)}, DimensionMismatchError, "row_terms"),
         ({"col_terms": lambda k, pos: (k[..., :3, 0],)}, DimensionMismatchError, "col_terms"),
         ({"logits": lambda t: t.dots}, DimensionMismatchError, "logits"),

@@ -12,7 +12,10 @@ except ModuleNotFoundError:
     site.addsitedir(sysconfig.get_path("platlib"))
     from ruvattn.build import build_ext, extensions
 
+FOLDER = "src/ruvattn_geometric"
+PARTS = [f"{FOLDER}/{name}.pxd" for name in ("_components", "_functions", "_pairs")]
+
 setup(
-    ext_modules=extensions("ruvattn_geometric._scores", ["src/ruvattn_geometric/_scores.pyx"], per_dtype=True),
+    ext_modules=extensions("ruvattn_geometric._scores", [f"{FOLDER}/_scores.pyx"], per_dtype=True, depends=PARTS),
     cmdclass={"build_ext": build_ext},
 )

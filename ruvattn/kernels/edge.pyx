@@ -21,7 +21,7 @@ from libc.string cimport memcpy, memset
 from .arrays cimport Arena, leading, offsets, reals, step, take
 from .edges cimport EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_row, conclude_row, key_width, rows_of_head, value_width
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
-from .problem cimport MAX_TERMS, score_forward
+from .problem cimport score_forward
 from .vector cimport real
 
 import numpy as np
@@ -158,8 +158,8 @@ cdef void lay_out(const Edges *p, Arena *arena, EdgeScratch *w) noexcept nogil:
     w.q = <real *>take(arena, key_width(p), sizeof(real))
     w.o = <real *>take(arena, value_width(p), sizeof(real))
     w.s = <real *>take(arena, (planes if scored else 1) * tile, sizeof(real))
-    w.cols = <real *>take(arena, MAX_TERMS * tile if scored else 0, sizeof(real))
-    w.rows = <real *>take(arena, MAX_TERMS, sizeof(real))
+    w.cols = <real *>take(arena, p.n_cols * tile if scored else 0, sizeof(real))
+    w.rows = <real *>take(arena, p.n_rows, sizeof(real))
     w.qv = <real *>take(arena, key_width(p) if p.vectors else 0, sizeof(real))
     w.kv = <real *>take(arena, EDGE_TILE * key_width(p) if p.vectors else 0, sizeof(real))
     w.keys = <int *>take(arena, EDGE_TILE, sizeof(int))

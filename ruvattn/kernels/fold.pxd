@@ -66,6 +66,21 @@ cdef inline int call_python(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
         return -1
 
 
+cdef inline void gather_keys(const Problem *p, const real *k, const Part *parts, int n_parts, Scratch *w) noexcept nogil:
+    """The raw keys of a tile side by side, unless they are there from the panel before."""
+    cdef const real *first = k + parts[0].start * p.k_row if n_parts == 1 else NULL
+    cdef Py_ssize_t j, at = 0
+    cdef int part
+    if first != NULL and w.kv_of == first and w.kv_n == parts[0].n:
+        return
+    w.kv_of = first
+    w.kv_n = parts[0].n
+    for part in range(n_parts):
+        for j in range(parts[part].n):
+            memcpy(w.kv + at * p.d, k + (parts[part].start + j) * p.k_row, p.d * sizeof(real))
+            at += 1
+
+
 cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
                                 Py_ssize_t n, Scratch *w) noexcept nogil:
     cdef Py_ssize_t ld = (n + VLEN - 1) // VLEN * VLEN, plane_size = 2 * VLEN * p.block_keys, c, r, i, j, at
@@ -87,12 +102,7 @@ cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py
         source = p.q + p.q_at[b] + h * p.q_head + i0 * p.q_row
         for i in range(m):
             memcpy(w.qv + i * p.d, source + i * p.q_row, p.d * sizeof(real))
-        source = p.k + p.k_at[b] + (h // p.group) * p.k_head
-        at = 0
-        for part in range(n_parts):
-            for j in range(parts[part].n):
-                memcpy(w.kv + at * p.d, source + (parts[part].start + j) * p.k_row, p.d * sizeof(real))
-                at += 1
+        gather_keys(p, p.k + p.k_at[b] + (h // p.group) * p.k_head, parts, n_parts, w)
     p.forward(w.t, m, n, ld, w.rows, w.cols, <real *>p.params + h * p.n_params, w.qv if p.vectors else NULL, w.kv if p.vectors else NULL,
               p.d, p.forward_data)
     from_rows(w.t, ld, n, m, w.s)

@@ -10,7 +10,7 @@ ctypedef void (*score_forward)(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssize_
 
 cdef enum:
     MAX_PLANES = 16  # as in ruvattn.scores
-    MAX_TERMS = 4
+    MAX_TERMS = 32
 
 
 cdef struct Problem:
@@ -95,6 +95,8 @@ cdef struct Scratch:
     real *cols
     real *qv           # raw queries of a score with vectors; queries of few.pxd, scaled
     real *kv           # raw keys of a score with vectors; the last columns of V in few.pxd, whose other buffers are t, rows and cols
+    const real *kv_of  # the first of those keys, and how many they are: the panels of a block share them. NULL: of several parts
+    Py_ssize_t kv_n
     real *saved        # a block's state, while repair merges splits
     urint *interval    # per panel: first and last allowed key, NR each
     urint *drop        # per panel: the row's hash

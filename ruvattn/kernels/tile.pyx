@@ -24,7 +24,7 @@ from .arrays cimport Arena, leading, offsets, reals, step, take
 from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
-from .problem cimport MAX_TERMS, Part, Problem, Scratch, score_forward
+from .problem cimport Part, Problem, Scratch, score_forward
 from .select cimport room
 from .softmax cimport exp_four
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
@@ -160,11 +160,12 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     w.state = <real *>take(arena, panels * 4 * nr, sizeof(real))
     w.s = <real *>take(arena, (panels if p.python != NULL else 1) * planes * (keys + VLEN) * nr, sizeof(real))
     w.t = <real *>take(arena, (planes if scored else 1) * (keys + VLEN) * nr if not few else max(keys * nr, FEW_ROWS * FEW_KEYS), sizeof(real))
-    w.rows = <real *>take(arena, MAX_TERMS * nr if not few else FEW_ROWS * nr, sizeof(real))
-    w.cols = <real *>take(arena, MAX_TERMS * (keys + VLEN) if scored else (few_size(p) if few else 0), sizeof(real))
+    w.rows = <real *>take(arena, p.n_rows * nr if not few else FEW_ROWS * nr, sizeof(real))
+    w.cols = <real *>take(arena, p.n_cols * (keys + VLEN) if scored else (few_size(p) if few else 0), sizeof(real))
     w.qv = <real *>take(arena, nr * p.d if p.vectors else (rows * p.d if few else 0), sizeof(real))
     w.saved = <real *>take(arena, state_size(p) if p.splits > 1 else 0, sizeof(real))
     w.kv = <real *>take(arena, keys * p.d if p.vectors else (FEW_KEYS * nr if few else 0), sizeof(real))
+    w.kv_of = NULL
     w.interval = <urint *>take(arena, panels * 2 * nr, sizeof(urint))
     w.drop = <urint *>take(arena, panels * nr, sizeof(urint))
     w.words = <urint *>take(arena, (keys // 32 + 1 + (keys if p.plan_ptr != NULL else 1)) * nr, sizeof(urint))  # a word a part at the least

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import functional, reference
 from ..errors import DimensionMismatchError, InvalidInputError, UnsupportedError
-from ..scores import FORWARD_SIGNATURE, MAX_TERMS, VJP_SIGNATURE, BoundScore, Dot, Score, Tile, check_form
+from ..scores import FORWARD_SIGNATURE, MAX_TERMS, REST, VJP_SIGNATURE, BoundScore, Dot, Score, Tile, check_form
 from . import parts
 from .cases import (
     accuracy_bounds,
@@ -42,7 +42,7 @@ def _part(score: Score) -> Part:
     """Return the calls that a score fits into."""
     widths = getattr(score, "conformance_widths", None)
     if widths is None:
-        widths = WIDTHS if not score.splits else (sum(score.splits),)
+        widths = WIDTHS if not score.splits or REST in score.splits else (sum(score.splits),)
     heads = {np.shape(value)[0] for value in score.params.values() if np.ndim(value)}
     return Part(score, "score", tuple(widths), heads=heads.pop() if heads else None)
 
@@ -123,8 +123,8 @@ def _numpy_form(score: Score, width: int) -> Score:
 def declaration(score: Score) -> None:
     """Splits, vectors, parameters and kernels are what the engine takes."""
     splits = score.splits
-    fine = splits is None or (isinstance(splits, tuple) and all(isinstance(n, int) and n > 0 for n in splits))
-    require(fine, f"splits must be None or a tuple of positive ints, got {splits!r}")
+    fine = splits is None or (isinstance(splits, tuple) and all(isinstance(n, int) and (n > 0 or n == REST) for n in splits))
+    require(fine, f"splits must be None or a tuple of positive ints, of which one may be {REST}, got {splits!r}")
     require(isinstance(score.vectors, bool), f"vectors must be True or False, got {score.vectors!r}")
     require(isinstance(score.params, dict), f"params must be a dict, got {type(score.params).__name__}")
     heads = {np.shape(value)[0] for value in score.params.values() if np.ndim(value)}
@@ -148,7 +148,7 @@ def declaration(score: Score) -> None:
 
 @CHECKS
 def terms_have_their_shape(score: Score) -> None:
-    """Row and column terms are tuples of at most four arrays that broadcast over heads and rows or keys."""
+    """Row and column terms are tuples of at most 32 arrays that broadcast over heads and rows or keys."""
     part = _part(score)
     for shape in part.shapes():
         q, k, _ = part.arrays(shape)
@@ -668,7 +668,7 @@ def wrong_shapes_are_refused(score: Score) -> None:
     part = _part(score)
     parts.wrong_shapes_are_refused(part)
     shape = part.middle()
-    if score.splits:
+    if score.splits and REST not in score.splits:
         arrays = part.arrays(shape)
         q, k = (np.concatenate([array, array[..., :1]], -1) for array in arrays[:2])
         expect_error(DimensionMismatchError, f"a width other than that of splits, {sum(score.splits)},", part.call, (q, k, arrays[2]))

@@ -30,15 +30,21 @@ from .manifolds import (
     sphere_to_stereographic,
     stereographic_to_sphere,
 )
+from .scores import REGISTERED as SCORES
+from .scores import Cosine, DistanceScore, DualSpace, LorentzInner
 
 if TYPE_CHECKING:
     from ruvattn.registry import Registry
 
 __all__ = [
     "RUVATTN_API",
+    "Cosine",
+    "DistanceScore",
+    "DualSpace",
     "Euclidean",
     "GeometricManifold",
     "Lorentz",
+    "LorentzInner",
     "PoincareBall",
     "Product",
     "Sphere",
@@ -58,3 +64,5 @@ RUVATTN_API = 1
 
 def ruvattn_register(registry: Registry) -> None:
     """Enter the plugin's names; ruvattn calls this once, when it first needs the names of plugins."""
+    for name, factory, summary in SCORES:
+        registry.score(name, factory, summary=summary)
