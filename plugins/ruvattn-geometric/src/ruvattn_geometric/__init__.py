@@ -32,8 +32,20 @@ from .manifolds import (
 )
 from .scores import REGISTERED as SCORES
 from .scores import Cosine, DistanceScore, DualSpace, LorentzInner
+from .variants import REGISTERED as VARIANTS
+from .variants import (
+    DualSpaceAttention,
+    GeometricVariant,
+    HyperbolicAttention,
+    LorentzAttention,
+    MixedCurvatureAttention,
+    ProductAttention,
+    SphericalAttention,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ruvattn.registry import Registry
 
 __all__ = [
@@ -41,13 +53,20 @@ __all__ = [
     "Cosine",
     "DistanceScore",
     "DualSpace",
+    "DualSpaceAttention",
     "Euclidean",
     "GeometricManifold",
+    "GeometricVariant",
+    "HyperbolicAttention",
     "Lorentz",
+    "LorentzAttention",
     "LorentzInner",
+    "MixedCurvatureAttention",
     "PoincareBall",
     "Product",
+    "ProductAttention",
     "Sphere",
+    "SphericalAttention",
     "Stereographic",
     "ball_to_klein",
     "ball_to_lorentz",
@@ -61,8 +80,21 @@ __all__ = [
 
 RUVATTN_API = 1
 
+MANIFOLDS: tuple[tuple[str, Callable[..., GeometricManifold], str], ...] = (
+    ("poincare-ball", PoincareBall, "Hyperbolic space as the Poincaré ball."),
+    ("lorentz", Lorentz, "Hyperbolic space as the upper sheet of a hyperboloid."),
+    ("sphere", Sphere, "The sphere of a radius."),
+    ("euclidean", Euclidean, "Flat space."),
+    ("stereographic", Stereographic, "Space of a constant curvature of any sign, through zero."),
+    ("product", Product.from_signature, "Several spaces side by side, by a signature."),
+)
+
 
 def ruvattn_register(registry: Registry) -> None:
     """Enter the plugin's names; ruvattn calls this once, when it first needs the names of plugins."""
     for name, factory, summary in SCORES:
         registry.score(name, factory, summary=summary)
+    for name, manifold, summary in MANIFOLDS:
+        registry.manifold(name, manifold, summary=summary)
+    for name, variant, summary, capabilities in VARIANTS:
+        registry.variant(name, variant, summary=summary, capabilities=capabilities)
