@@ -242,7 +242,9 @@ def plain_options(info: VariantInfo) -> dict[str, Any]:
     dict of str to object
         For `ruvattn.create`.
     """
-    return {"projections": False} if "projections" in info.options else {}
+    # Of points of a curved space the embeddings are tangent vectors, and "project" leaves out what is not tangent.
+    wanted = {"projections": False, "inputs": "tangent", "project": True}
+    return {name: value for name, value in wanted.items() if name in info.options}
 
 
 def attend(sentences: Sentences, row: int, info: VariantInfo) -> Result:
@@ -289,12 +291,18 @@ def _prepare(
     """Return the variant, the query and keys and the options to call it with, and what is to be said about these."""
     query, keys = sentences.embeddings[[row]], sentences.embeddings[others]
     num_heads = HEADS if "num_kv_heads" in info.options else 1
-    variant = create(info.name, embed_dim=query.shape[-1], num_heads=num_heads, **plain_options(info))
+    made_with = plain_options(info)
+    averaged = f"{num_heads} heads, averaged" if num_heads > 1 else ""
+    tempered = "temperature" in info.options
+    if tempered:
+        # Each head sees its part of the distance, whose square is the sum of those of all parts.
+        made_with["temperature"] = 1 / (SCALE * num_heads**0.5)
+    variant = create(info.name, embed_dim=query.shape[-1], num_heads=num_heads, **made_with)
     place, where = _place(variant, sentences, row)
     longer = np.float32(SCALE**0.5)
     tries: tuple[tuple[np.float32, dict[str, Any], str], ...] = (
         # Each head sees its part of the cosine, which is the sum of all parts.
-        (np.float32(1), {"scale": SCALE * num_heads}, f"{num_heads} heads, averaged" if num_heads > 1 else ""),
+        (np.float32(1), {} if tempered else {"scale": SCALE * num_heads}, averaged),
         # A score without a scale: vectors that are longer have larger dot products, and larger distances.
         (longer, {}, f"query and keys {longer:.1f} times as long, for it has no scale"),
         (np.float32(1), {}, "at a temperature of its own"),

@@ -40,6 +40,13 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "coo": lambda: {"pairs": _scattered(), "shape": (KEYS, KEYS)},
     "csr": _rows,
     "topk": {"top_k": 32},
+    # Vectors of normal numbers are tangent vectors, at 5.6 from the origin; "project" leaves out what is not tangent.
+    "hyperbolic": {"inputs": "tangent"},
+    "lorentz": {"inputs": "tangent", "project": True},
+    "spherical": {"inputs": "tangent", "project": True},
+    "product": {"inputs": "tangent", "project": True},
+    "dual-space": {"inputs": "tangent"},
+    "mixed-curvature": {"inputs": "tangent", "curvature": (-1.0, -0.1, -0.01, 0.0, 0.0, 0.01, 0.1, 1.0)},
 }
 """By name, with options of `ruvattn.create` beside ``embed_dim`` and ``num_heads``, or a function that makes these. A new variant needs a line here,
 which a test asks for."""
