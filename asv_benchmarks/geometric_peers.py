@@ -52,7 +52,7 @@ def _compared(case: Case, threads: int, rounds: int) -> Row:
 
     try:
         options = case.options()
-    except ImportError as error:
+    except (ImportError, LookupError) as error:  # no plugin, or one without the name
         return {"skipped": str(error)}
     q, k, v = case.arrays()
     rows = np.unique(np.linspace(0, case.length - 1, CHECKED_ROWS).astype(np.int64))
