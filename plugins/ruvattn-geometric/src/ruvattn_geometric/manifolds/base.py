@@ -17,11 +17,11 @@ import numpy as np
 
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.interfaces import Manifold
-from ruvattn.validation import as_array, as_numbers, check_bool, check_int, check_positive
+from ruvattn.validation import as_array, as_numbers, check_bool, check_finite, check_int, check_positive
 
 __all__ = ["GeometricManifold"]
 
-# Of one rounding, relative; ml_dtypes isn't needed for its name.
+# One rounding, relative; ml_dtypes isn't needed for its name.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
@@ -86,7 +86,8 @@ class GeometricManifold(Manifold):
 
     All methods take arrays of float32, float64, float16 or bfloat16 and broadcast their leading axes. They compute in float64 and round the result
     to the widest dtype that came. A curvature may be an array that broadcasts against the leading axes, so that for points (..., H, L, D) one
-    of shape (H, 1) is one per head. Points that are off the manifold by more than rounding are an error that names the worst of them.
+    of shape (H, 1) is one per head. Points that are off the manifold by more than rounding are an error that names the worst of them; of float64
+    they may be off by as much as of float32.
     """
 
     _extra = 0  # coordinates of a point beyond the dimension; they stand first
@@ -115,7 +116,7 @@ class GeometricManifold(Manifold):
     def _project(self, x: np.ndarray, epsilon: float) -> np.ndarray: ...
 
     @abstractmethod
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray: ...
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray: ...
 
     @abstractmethod
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,14 +152,14 @@ class GeometricManifold(Manifold):
         """How far off points are, beyond what rounding explains: negative for points, NaN for what isn't finite."""
 
     @abstractmethod
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> str:
-        """What is wrong with one point, and `at` where it stands among the broadcast leading axes."""
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> str:
+        """What is wrong with one vector, which stands at an index of the leading axes."""
 
-    def _tangent_excess(self, tangent: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
-        """As `_excess`; tangent vectors are any, where points have no coordinate too much."""
-        return np.where(np.isfinite(tangent).all(-1), -1.0, np.nan)
+    def _slant(self, tangent: np.ndarray, base: np.ndarray) -> np.ndarray:
+        """How far off the tangent space vectors are, relative to their length; 0 where points have no coordinate too much."""
+        return np.zeros(np.broadcast_shapes(tangent.shape[:-1], base.shape[:-1]))
 
-    def _at(self, at: tuple[int, ...]) -> Any:
+    def _at(self, at: tuple[Any, ...]) -> Any:
         """Return the parameter at an index of the leading axes."""
         shape = self._parameter.shape
         return plain(self._parameter[tuple(0 if n == 1 else i for i, n in zip(at[len(at) - len(shape) :], shape, strict=True))])
@@ -219,7 +220,7 @@ class GeometricManifold(Manifold):
             from ..scores import DistanceScore
 
             x, y = (np.broadcast_to(points, (*lead, *points.shape[-2:])) for points in (x, y))
-            return np.negative(attention_logits(x, y, score=DistanceScore(self)))
+            return np.abs(attention_logits(x, y, score=DistanceScore(self)))
         out = np.empty((*lead, x.shape[-2], y.shape[-2]), np.result_type(x, y))
         lifted, columns = self._lifted(), wide(y)[..., None, :, :]
         rows = max(1, 2**21 // max(1, columns.size))
@@ -247,20 +248,17 @@ class GeometricManifold(Manifold):
             If there are too few coordinates.
         """
         x = self._vectors(x, name)
-        epsilon = epsilon_of(x)
         with np.errstate(all="ignore"):
-            excess = self._excess(wide(x), epsilon)
+            excess = self._excess(wide(x), epsilon_of(x))
             if (excess < 0).all():
                 return
-        at = tuple(int(i) for i in np.unravel_index(int(np.where(np.isnan(excess), np.inf, excess).argmax()), excess.shape))
+        at = np.unravel_index(int(np.where(np.isnan(excess), np.inf, excess).argmax()), excess.shape)
         row = np.broadcast_to(x, (*excess.shape, x.shape[-1]))[at]
-        which = f"row {at if len(at) > 1 else at[0]}" if at else "it"
         if not np.isfinite(row).all():
-            raise InvalidInputError(f"{name} must be finite: {which} holds {row[~np.isfinite(row)][0]}")
+            raise InvalidInputError(f"{name} must be finite: {_row(at)} holds {row[~np.isfinite(row)][0]}")
         raise InvalidInputError(
-            f"{name}: {which} {self._complaint(wide(row), at, epsilon)}; move such rows with project(…), "
-            "or create a variant with project=True"
-        )  # fmt: skip
+            f"{name}: {_row(at)} {self._complaint(wide(row), at)}; move such rows with project(…), or create a variant with project=True"
+        )
 
     def outside(self, x: Any) -> np.ndarray:
         """Tell which vectors are no points.
@@ -359,8 +357,8 @@ class GeometricManifold(Manifold):
         """Return the inner product of tangent vectors in the metric at a point, as `ruvattn.Manifold` has it."""
         base, u, v = self._read(base=base, u=u, v=v)
         self.check(base, "base")
-        for name, tangent in (("u", u), ("v", v)):
-            self._check_tangent(tangent, base, name)
+        check_finite(u, "u")
+        check_finite(v, "v")
         return rounded(self._inner(wide(base), wide(u), wide(v)), base, u, v)
 
     def norm(self, base: Any, u: Any) -> np.ndarray:
@@ -381,13 +379,13 @@ class GeometricManifold(Manifold):
         Raises
         ------
         InvalidInputError
-            If the base is off the manifold, or `u` no tangent vector there.
+            If the base is off the manifold, or `u` isn't finite.
         DimensionMismatchError
             If shapes do not fit.
         """
         base, u = self._read(base=base, u=u)
         self.check(base, "base")
-        self._check_tangent(u, base, "u")
+        check_finite(u, "u")
         return rounded(self._norm(wide(base), wide(u)), base, u)
 
     def _norm(self, base: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -397,7 +395,7 @@ class GeometricManifold(Manifold):
         """Return where the geodesic arrives that leaves a point with a velocity, as `ruvattn.Manifold` has it."""
         base, tangent = self._read(base=base, tangent=tangent)
         self.check(base, "base")
-        self._check_tangent(tangent, base, "tangent")
+        check_finite(tangent, "tangent")
         return rounded(self._exp(wide(base), wide(tangent)), base, tangent)
 
     def log_map(self, base: Any, point: Any) -> np.ndarray:
@@ -491,17 +489,21 @@ class GeometricManifold(Manifold):
         tangent, base, point = self._read(tangent=tangent, base=base, point=point)
         self.check(base, "base")
         self.check(point, "point")
-        self._check_tangent(tangent, base, "tangent")
+        check_finite(tangent, "tangent")
         return rounded(self._transport(wide(tangent), wide(base), wide(point)), tangent, base, point)
 
     def project_tangent(self, point: Any, base: Any) -> np.ndarray:
         """Return the tangent vectors that are closest to vectors, as `ruvattn.Manifold` has it."""
         vector, base = self._read(point=point, base=base)
         self.check(base, "base")
-        return rounded(self._project_tangent(wide(vector), wide(base), epsilon_of(vector)), vector, base)
+        check_finite(vector, "point")
+        return rounded(self._project_tangent(wide(vector), wide(base)), vector, base)
 
     def check_tangent(self, tangent: Any, base: Any, name: str = "tangent") -> None:
         """Raise if one of several vectors is no tangent vector.
+
+        The other methods do not: of a vector that is off the tangent space they take the part that counts. A sum that cancels, as a gradient at
+        a minimum, is made of rounding, which is tangent to nothing.
 
         Parameters
         ----------
@@ -515,8 +517,8 @@ class GeometricManifold(Manifold):
         Raises
         ------
         InvalidInputError
-            If a vector is off the tangent space by more than rounding in its dtype explains, or isn't finite. The message names the one that
-            is furthest off, and how far that is.
+            If a vector is off the tangent space by more than the root of a rounding in its dtype, relative to its length, or isn't finite. The
+            message names the one that is furthest off, and how far that is.
         DimensionMismatchError
             If shapes do not fit.
         """
@@ -525,17 +527,13 @@ class GeometricManifold(Manifold):
         self._check_tangent(tangent, base, name)
 
     def _check_tangent(self, tangent: np.ndarray, base: np.ndarray, name: str) -> None:
-        with np.errstate(all="ignore"):
-            excess = self._tangent_excess(wide(tangent), wide(base), max(epsilon_of(tangent), epsilon_of(base)))
-            if (excess < 0).all():
-                return
-        at = tuple(int(i) for i in np.unravel_index(int(np.where(np.isnan(excess), np.inf, excess).argmax()), excess.shape))
-        row = np.broadcast_to(tangent, (*excess.shape, tangent.shape[-1]))[at]
-        which = f"row {at if len(at) > 1 else at[0]}" if at else "it"
-        if not np.isfinite(row).all():
-            raise InvalidInputError(f"{name} must be finite: {which} holds {row[~np.isfinite(row)][0]}")
+        check_finite(tangent, name)
+        slant = self._slant(wide(tangent), wide(base))
+        if not (slant > np.sqrt(max(epsilon_of(tangent), epsilon_of(base), EPSILON["float32"]))).any():
+            return
+        at = np.unravel_index(int(slant.argmax()), slant.shape)
         raise InvalidInputError(
-            f"{name}: {which} is no tangent vector at its base, but off by {excess[at]:.2g} of its length; project_tangent(…) makes it one"
+            f"{name}: {_row(at)} is no tangent vector at its base, but off by {slant[at]:.2g} of its length; project_tangent(…) makes it one"
         )
 
     # --- means ----------------------------------------------------------------------------------------------------------------
@@ -705,6 +703,11 @@ def epsilon_of(x: np.ndarray) -> float:
     return EPSILON[x.dtype.name]
 
 
+def tolerance(epsilon: float, x: np.ndarray) -> float:
+    """Return how far off vectors may be, relative to their size: a few roundings; of float32 for float64 too, which points often come from."""
+    return float(4 * max(epsilon, EPSILON["float32"]) * np.sqrt(x.shape[-1]))
+
+
 def wide(x: np.ndarray) -> np.ndarray:
     """Return an array in float64."""
     return x.astype(np.float64, copy=False)
@@ -717,3 +720,8 @@ def rounded(result: np.ndarray, *arguments: np.ndarray) -> np.ndarray:
         out = np.asarray(result).astype(dtype, copy=False)
     return out.copy() if any(np.may_share_memory(out, x) for x in arguments) else out
 
+
+def _row(at: tuple[Any, ...]) -> str:
+    """Name a row in a message."""
+    index = tuple(int(i) for i in at)
+    return f"row {index if len(index) > 1 else index[0]}" if index else "it"

@@ -51,7 +51,7 @@ class Euclidean(GeometricManifold):
     def _project(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         return x
 
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
         return np.broadcast_to(vector, np.broadcast_shapes(vector.shape, base.shape))
 
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -60,5 +60,5 @@ class Euclidean(GeometricManifold):
     def _excess(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         return np.where(np.isfinite(x).all(-1), -1.0, np.nan)
 
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> Any:
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> Any:
         raise AssertionError("every finite vector is a point")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, unit
+from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, tolerance, unit
 
 __all__ = ["Lorentz"]
 
@@ -105,10 +105,14 @@ class Lorentz(GeometricManifold):
 
     @staticmethod
     def _half(x: np.ndarray, time_x: np.ndarray, y: np.ndarray, time_y: np.ndarray) -> np.ndarray:
-        """sinh(d/2): ‖x/(1+t) − y/(1+t')‖ √((1+t)(1+t'))/2, the points in the ball, with the difference of times from that of space parts."""
-        delta, both, times = x - y, x + y, time_x + time_y
-        spread = (2 + times) * delta - both * (dot(delta, both) / times)
-        return lengths(spread) / (4 * np.sqrt((1 + time_x) * (1 + time_y)))
+        """sinh(d/2): ‖x/(1+t) − y/(1+t')‖ √((1+t)(1+t'))/2, the points in the ball."""
+        # The difference is (x − y)/(1+t) − y (t − t')/((1+t)(1+t')), with t − t' from that of the space parts; y the point that is nearer to the
+        # origin, so that what rounding leaves is relative to the smaller time.
+        delta = x - y
+        later = dot(delta, x + y) / (time_x + time_y)
+        first = time_x <= time_y
+        near, time_near, time_far = np.where(first, x, y), np.where(first, time_x, time_y), np.where(first, time_y, time_x)
+        return lengths(delta - near * (later / (1 + time_near))) * np.sqrt((1 + time_near) / (1 + time_far)) / 2
 
     def _distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (2 * np.arcsinh(self._half(*self._space(x), *self._space(y))) / self._root)[..., 0]
@@ -173,13 +177,13 @@ class Lorentz(GeometricManifold):
         time = np.hypot(1.0, self._root * lengths(x[..., 1:])) / self._root
         return in_front(x[..., 1:], time)
 
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
         x, time = self._space(base)
         u = self._root * vector[..., 1:]
         off = self._root * vector[..., :1] - dot(x / time, u)
         # v + ⟨p, v⟩ p multiplies what rounding has left in the time of a tangent vector by t²: those that are tangent stay.
-        inside = self._tangent_excess(vector, base, epsilon)[..., None] < 0
-        return self._tangent(u - np.where(inside, 0.0, time * off) * x, x, time)
+        tangent = self._slant(vector, base)[..., None] <= 2.0**-50 * vector.shape[-1]
+        return self._tangent(u - np.where(tangent, 0.0, time * off) * x, x, time)
 
     def _origin(self, width: int) -> np.ndarray:
         return self._whole(np.zeros((*self._parameter.shape, width - 1)))
@@ -194,19 +198,13 @@ class Lorentz(GeometricManifold):
     def _excess(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         _, time = self._space(x)
         off = np.abs(self._root * x[..., :1] - time)[..., 0] / time[..., 0]
-        return np.where(np.isfinite(x).all(-1), off - _tolerance(epsilon, x), np.nan)
+        return np.where(np.isfinite(x).all(-1), off - tolerance(epsilon, x), np.nan)
 
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> str:
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> str:
         c = self._at(at)
         time = np.hypot(1 / np.sqrt(c), lengths(x[1:])[0])
         return f"is off the hyperboloid of curvature {-c:.9g}: its first coordinate is {x[0]:.9g}, and √(1/c + ‖x‖²) of the others is {time:.9g}"
 
-    def _tangent_excess(self, tangent: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
+    def _slant(self, tangent: np.ndarray, base: np.ndarray) -> np.ndarray:
         x, time = self._space(base)
-        off = np.abs(tangent[..., :1] - dot(x / time, tangent[..., 1:]))
-        return np.where(np.isfinite(tangent).all(-1), (ratio(off, lengths(tangent), 0.0) - _tolerance(epsilon, tangent))[..., 0], np.nan)
-
-
-def _tolerance(epsilon: float, x: np.ndarray) -> float:
-    """How far off rounding may be, relative to the size."""
-    return float(4 * epsilon * np.sqrt(x.shape[-1]))
+        return ratio(np.abs(tangent[..., :1] - dot(x / time, tangent[..., 1:])), lengths(tangent), 0.0)[..., 0]

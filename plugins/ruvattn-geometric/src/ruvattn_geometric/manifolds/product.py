@@ -234,8 +234,8 @@ class Product(GeometricManifold):
     def _project(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         return _joined([manifold._project(part, epsilon) for manifold, part in self._each(x)])
 
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
-        return _joined([manifold._project_tangent(*parts, epsilon) for manifold, *parts in self._each(vector, base)])
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
+        return _joined([manifold._project_tangent(*parts) for manifold, *parts in self._each(vector, base)])
 
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return _joined([manifold._midpoint(part, weights) for manifold, part in self._each(points)])
@@ -256,12 +256,11 @@ class Product(GeometricManifold):
     def _excess(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         return np.maximum.reduce(np.broadcast_arrays(*(manifold._excess(part, epsilon) for manifold, part in self._each(x))))
 
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> Any:
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> Any:
         raise AssertionError("the components complain")
 
-    def _tangent_excess(self, tangent: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
-        found = [manifold._tangent_excess(*parts, epsilon) for manifold, *parts in self._each(tangent, base)]
-        return np.maximum.reduce(np.broadcast_arrays(*found))
+    def _slant(self, tangent: np.ndarray, base: np.ndarray) -> np.ndarray:
+        return np.maximum.reduce(np.broadcast_arrays(*(manifold._slant(*parts) for manifold, *parts in self._each(tangent, base))))
 
     def _vectors(self, x: Any, name: str) -> np.ndarray:
         array = super()._vectors(x, name)

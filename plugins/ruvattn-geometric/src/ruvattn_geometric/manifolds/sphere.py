@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, unit
+from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, tolerance, unit
 
 __all__ = ["Sphere"]
 
@@ -98,7 +98,8 @@ class Sphere(GeometricManifold):
         return (self._radius * self._angle(x, y))[..., 0]
 
     def _inner(self, base: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(np.vecdot(u, v), np.broadcast_shapes(base.shape[:-1], u.shape[:-1], v.shape[:-1], self._parameter.shape))
+        product = np.vecdot(self._across(base, u), self._across(base, v))
+        return np.broadcast_to(product, np.broadcast_shapes(product.shape, self._parameter.shape))
 
     @staticmethod
     def _across(base: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -131,16 +132,16 @@ class Sphere(GeometricManifold):
     def _transport(self, tangent: np.ndarray, base: np.ndarray, point: np.ndarray) -> np.ndarray:
         # The velocity u of the geodesic turns by the angle θ, in the plane of u and x: −sin θ x + (cos θ − 1) u for its share of the vector.
         u, angle = self._direction(base, point), self._angle(base, point)
-        share = dot(u, tangent)
-        turned = tangent - share * (np.sin(angle) * unit(base) + 2 * np.square(np.sin(angle / 2)) * u)
+        tangent = self._across(base, tangent)
+        turned = tangent - dot(u, tangent) * (np.sin(angle) * unit(base) + 2 * np.square(np.sin(angle / 2)) * u)
         return self._across(point, turned)
 
     def _project(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         length = lengths(x)
         return np.where(length == 0, self._origin(x.shape[-1]), self._radius * unit(x))
 
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
-        return self._across(base, vector)
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
+        return self._across(base, self._across(base, vector))  # of what is nearly along the point, the first leaves rounding
 
     def _origin(self, width: int) -> np.ndarray:
         return in_front(np.zeros((*self._parameter.shape, width - 1)), self._radius)
@@ -152,11 +153,10 @@ class Sphere(GeometricManifold):
 
     def _excess(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         off = np.abs(lengths(x)[..., 0] / self._parameter - 1)
-        return np.where(np.isfinite(x).all(-1), off - 4 * epsilon * np.sqrt(x.shape[-1]), np.nan)
+        return np.where(np.isfinite(x).all(-1), off - tolerance(epsilon, x), np.nan)
 
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> str:
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> str:
         return f"is off the sphere of radius {self._at(at):.9g}: its norm is {lengths(x)[0]:.9g}"
 
-    def _tangent_excess(self, tangent: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
-        off = np.abs(dot(unit(base), tangent))
-        return np.where(np.isfinite(tangent).all(-1), (ratio(off, lengths(tangent), 0.0) - 4 * epsilon * np.sqrt(tangent.shape[-1]))[..., 0], np.nan)
+    def _slant(self, tangent: np.ndarray, base: np.ndarray) -> np.ndarray:
+        return ratio(np.abs(dot(unit(base), tangent)), lengths(tangent), 0.0)[..., 0]

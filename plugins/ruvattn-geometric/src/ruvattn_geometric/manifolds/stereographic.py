@@ -160,16 +160,25 @@ class Stereographic(GeometricManifold):
         return gap_x * half * (step / np.where(length > 0, length, 1.0))
 
     def _transport(self, tangent: np.ndarray, base: np.ndarray, point: np.ndarray) -> np.ndarray:
-        # λ_x/λ_y gyr[y, −x] u = G_y/G_x (u + 2κ/Q (a Δ − (n·u) x)), a = (x·u)(G_y − κ‖Δ‖²) − κ‖x‖²(Δ·u).
+        kappa = self._kappa
+        if (kappa > 0).any():
+            # Nearly opposite points say little about the way between them: it is the one that log takes, in two halves.
+            rest = self._rest(kappa, base, point)
+            opposite = (kappa > 0) & (4 * np.square(rest) < gap(kappa, base) * gap(kappa, point))
+            if opposite.any():
+                middle = np.where(opposite, self._exp(base, self._log(base, point) / 2), base)
+                return self._turned(self._turned(tangent, base, middle), middle, point)
+        return self._turned(tangent, base, point)
+
+    def _turned(self, tangent: np.ndarray, base: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """λ_x/λ_y gyr[y, −x] u = G_y/G_x (u + 2κ/Q (a Δ − (n·u) x)), a = (x·u)(G_y − κ‖Δ‖²) − κ‖x‖²(Δ·u)."""
         kappa = self._kappa
         delta, gap_x, gap_y = point - base, gap(kappa, base), gap(kappa, point)
         square, along, across = dot(delta, delta), dot(base, tangent), dot(delta, tangent)
         whole = gap_x * gap_y - kappa * square
-        if (kappa > 0).any():
-            whole = np.where(kappa > 0, np.square(self._rest(kappa, base, point)), whole)
         a = along * (gap_y - kappa * square) - kappa * dot(base, base) * across
         turn = a * delta - (gap_x * across + kappa * square * along) * base
-        return gap_y / gap_x * (tangent + ratio(2 * kappa * turn, whole, 0.0))
+        return gap_y / gap_x * (tangent + 2 * kappa / whole * turn)
 
     def _project(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         # So far inside that rounding to the dtype doesn't lead back onto the edge.
@@ -177,7 +186,7 @@ class Stereographic(GeometricManifold):
         inside = gap(self._kappa, x) > 0
         return np.where(inside | (limit == np.inf), x, np.where(limit == np.inf, 1.0, limit) * unit(x))
 
-    def _project_tangent(self, vector: np.ndarray, base: np.ndarray, epsilon: float) -> np.ndarray:
+    def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
         return np.broadcast_to(vector, np.broadcast_shapes(vector.shape, base.shape))
 
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -192,6 +201,6 @@ class Stereographic(GeometricManifold):
     def _excess(self, x: np.ndarray, epsilon: float) -> np.ndarray:
         return np.where(np.isfinite(x).all(-1), -gap(self._kappa, x)[..., 0], np.nan)
 
-    def _complaint(self, x: np.ndarray, at: tuple[int, ...], epsilon: float) -> str:
+    def _complaint(self, x: np.ndarray, at: tuple[Any, ...]) -> str:
         kappa = self._at(at)
         return f"is outside the ball of radius {1 / np.sqrt(-kappa):.9g}: its norm is {lengths(x)[0]:.9g}"
