@@ -75,7 +75,7 @@ def declaration(aggregate: Aggregate) -> None:
 @CHECKS
 def heads_are_what_they_are_alone(aggregate: Aggregate) -> None:
     """for_head(h) is an aggregate of the same kind, and makes of head h what the aggregate makes of it among others."""
-    heads, width = getattr(aggregate, "conformance_heads", 3), _widths(aggregate)[-1]
+    heads, width = getattr(aggregate, "conformance_heads", None) or 3, _widths(aggregate)[-1]
     v, weights = _values(aggregate, (heads, 6, width)), _weights(5, 6)
     for head in range(heads):
         with case(head=head, v=v):

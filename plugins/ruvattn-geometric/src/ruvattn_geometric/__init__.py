@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .aggregates import REGISTERED as AGGREGATES
+from .aggregates import ComponentwiseMean, EinsteinMidpoint, FrechetMean, Gyromidpoint, LorentzCentroid, SphericalMean, closed_form
 from .manifolds import (
     Euclidean,
     GeometricManifold,
@@ -30,6 +32,7 @@ from .manifolds import (
     sphere_to_stereographic,
     stereographic_to_sphere,
 )
+from .means import frechet_mean, frechet_means, frechet_means_vjp
 from .scores import REGISTERED as SCORES
 from .scores import Cosine, DistanceScore, DualSpace, LorentzInner
 from .variants import REGISTERED as VARIANTS
@@ -50,16 +53,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUVATTN_API",
+    "ComponentwiseMean",
     "Cosine",
     "DistanceScore",
     "DualSpace",
     "DualSpaceAttention",
+    "EinsteinMidpoint",
     "Euclidean",
+    "FrechetMean",
     "GeometricManifold",
     "GeometricVariant",
+    "Gyromidpoint",
     "HyperbolicAttention",
     "Lorentz",
     "LorentzAttention",
+    "LorentzCentroid",
     "LorentzInner",
     "MixedCurvatureAttention",
     "PoincareBall",
@@ -67,9 +75,14 @@ __all__ = [
     "ProductAttention",
     "Sphere",
     "SphericalAttention",
+    "SphericalMean",
     "Stereographic",
     "ball_to_klein",
     "ball_to_lorentz",
+    "closed_form",
+    "frechet_mean",
+    "frechet_means",
+    "frechet_means_vjp",
     "klein_to_ball",
     "lorentz_to_ball",
     "mobius_add",
@@ -94,6 +107,8 @@ def ruvattn_register(registry: Registry) -> None:
     """Enter the plugin's names; ruvattn calls this once, when it first needs the names of plugins."""
     for name, factory, summary in SCORES:
         registry.score(name, factory, summary=summary)
+    for name, aggregate, summary in AGGREGATES:
+        registry.aggregate(name, aggregate, summary=summary)
     for name, manifold, summary in MANIFOLDS:
         registry.manifold(name, manifold, summary=summary)
     for name, variant, summary, capabilities in VARIANTS:

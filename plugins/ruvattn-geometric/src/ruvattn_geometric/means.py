@@ -28,13 +28,13 @@ from ruvattn.interfaces import Manifold
 from ruvattn.validation import as_array, check_int, check_positive
 
 from .manifolds import Euclidean, Lorentz, Product, Sphere, Stereographic
-from .manifolds.base import lengths, unit
+from .manifolds.base import EPSILON, lengths, unit
 
 __all__ = ["frechet_mean", "frechet_means", "frechet_means_vjp"]
 
 MAX_ITERATIONS = 100
 
-TOLERANCES = {"float64": 1e-13, "float32": 1e-9, "float16": 1e-7, "bfloat16": 1e-7}
+TOLERANCES = {"float64": 1e-15, "float32": 1e-9, "float16": 1e-7, "bfloat16": 1e-7}
 """The residual, relative to the points' distance from their mean, that iterations stop at: far below what the dtype resolves, which costs one
 iteration at most."""
 
@@ -513,6 +513,19 @@ def _chart(manifold: Manifold, parameter: Any) -> _Chart | None:
     return _BallChart(scale) if np.all(parameter < 0) else _ProjectedSphereChart(scale)
 
 
+def settled(points: np.ndarray, curvature: np.ndarray | None, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return points in a dtype, those of a ball strictly inside it."""
+    out = points.astype(dtype, copy=False)
+    if curvature is None or not (curvature < 0).any():
+        return out
+    wide = out if out.dtype.itemsize > 8 else out.astype(np.float64)
+    beyond = 1 + curvature * np.square(lengths(wide)) <= 0
+    if beyond.any():
+        root = np.sqrt(np.maximum(-curvature, np.finfo(np.float64).tiny))
+        out = np.where(beyond, unit(wide) * ((1 - 4 * EPSILON.get(out.dtype.name, 2.0**-52)) / root), out).astype(dtype)
+    return out
+
+
 # --- rows of weights --------------------------------------------------------------------------------------------------------------
 
 
@@ -587,7 +600,7 @@ def frechet_mean(
     weights : array, (..., N), optional
         At least 0; only their ratios matter. Without, all are the same.
     tolerance : float, optional
-        The residual to stop at. Default: 1e-13 times the root mean square distance of the points from the mean for float64, 1e-9 for float32. What
+        The residual to stop at. Default: 1e-15 times the root mean square distance of the points from the mean for float64, 1e-9 for float32. What
         rounding leaves is the limit of both.
     max_iterations : int, default 100
         After how many iterations to stop in any case.
@@ -681,7 +694,8 @@ def _mean(
     wide = points.astype(np.float64, copy=False)
     own = wide[(0,) * (points.ndim - 2)] if common and size else np.broadcast_to(wide, (*lead, n, width)).reshape(size, n, width)
     mean, residual, iterations = _row_means(manifold, numbers, rows, own, tolerance, relative, max_iterations)
-    return mean.reshape(*lead, width).astype(points.dtype, copy=False), residual.reshape(lead), iterations.reshape(lead)
+    mean = settled(mean.reshape(*lead, width), parameter if isinstance(manifold, Stereographic) else None, points.dtype)
+    return mean, residual.reshape(lead), iterations.reshape(lead)
 
 
 def _parameter_of(manifold: Manifold) -> np.ndarray:
@@ -731,11 +745,13 @@ def frechet_means(
     array([[0.707107, 0.707107],
            [0.866025, 0.5     ]])
     """
-    rows, array = _read_rows(weights, points)
+    rows, array = _read_rows(manifold, weights, points)
     return _mean(manifold, array, rows, *_limits(array, tolerance, max_iterations))
 
 
-def _read_rows(weights: Any, points: Any) -> tuple[np.ndarray, np.ndarray]:
+def _read_rows(manifold: Manifold, weights: Any, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(manifold, Product) and (shape := _parameter_of(manifold).shape):
+        raise DimensionMismatchError(f"manifold must be of one curvature, which all rows share, got {manifold!r} of shape {shape}")
     array, rows = np.asarray(points), np.asarray(weights)
     if array.ndim != 2 or rows.ndim != 2 or rows.shape[1] != array.shape[0]:
         raise DimensionMismatchError(f"weights must be (m, N) and points (N, D), got shapes {rows.shape} and {array.shape}")
@@ -747,7 +763,11 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
 
     Parameters
     ----------
-    manifold, weights, points
+    manifold : Manifold
+        As for `frechet_means`.
+    weights : array, (m, N)
+        As for `frechet_means`.
+    points : array, (N, D)
         As for `frechet_means`.
     means : array, (m, D)
         What that returned.
@@ -778,7 +798,7 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
     ----------
     .. [1] Lou et al. (2020), "Differentiating through the Fréchet Mean".
     """
-    rows, array = _read_rows(weights, points)
+    rows, array = _read_rows(manifold, weights, points)
     wide = array.astype(np.float64, copy=False)
     out, dout = (np.asarray(x, np.float64) for x in (means, dmeans))
     if out.shape != (len(rows), array.shape[1]) or dout.shape != out.shape:
@@ -789,11 +809,8 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
             for (part, _), own in zip(manifold.components, manifold.slices, strict=True)
         ]
         return np.sum([dweights for dweights, _ in parts], axis=0), np.concatenate([dpoints for _, dpoints in parts], axis=-1)
-    parameter = _parameter_of(manifold)
-    if parameter.size != 1:
-        raise DimensionMismatchError(f"a mean is of points of one curvature, got shape {parameter.shape}")
     shares, totals, wide, usable = _shares(rows, wide)
-    chart = _chart(manifold, parameter.reshape(())[()])
+    chart = _chart(manifold, _parameter_of(manifold)[()])
     dweights = np.zeros(rows.shape)
     dweights[np.isnan(totals)] = np.nan
     if chart is None:
