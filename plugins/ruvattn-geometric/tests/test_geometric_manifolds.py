@@ -499,6 +499,21 @@ def test_opposite_points_of_a_sphere_keep_their_digits():
         assert sphere.radius * np.pi - flat.distance(x, nearly) == pytest.approx(gap, rel=1e-5)
 
 
+def test_far_out_on_the_hyperboloid_nothing_overflows():
+    sheet = Lorentz()
+    space = np.random.default_rng(0).standard_normal((20, 3)) * np.array([1e70, 1e140])[:, None, None]
+    x = sheet.project(np.concatenate([np.zeros((2, 20, 1)), space], axis=-1))
+    y = np.roll(x, 1, axis=1)
+    # acosh of t t' (1 − cos φ), for large t
+    cosine = (space * np.roll(space, 1, axis=1)).sum(-1) / np.linalg.norm(space, axis=-1) / np.linalg.norm(np.roll(space, 1, axis=1), axis=-1)
+    expected = np.log(2 * (1 - cosine)) + np.log(x[..., 0]) + np.log(y[..., 0])
+    np.testing.assert_allclose(sheet.distance(x, y), expected, rtol=1e-12)
+    np.testing.assert_allclose(sheet.distance(x, sheet.origin(4)), np.log(2) + np.log(x[..., 0]), rtol=1e-14)
+    u = sheet.log_map(x, y)
+    assert np.isfinite(u).all()
+    assert np.isfinite(sheet.transport(u, x, y)).all()
+
+
 # --- antipodes --------------------------------------------------------------------------------------------------------------------
 
 

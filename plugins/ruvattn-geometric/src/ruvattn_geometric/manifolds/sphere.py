@@ -86,7 +86,7 @@ class Sphere(GeometricManifold):
     @staticmethod
     def _angle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         delta, both = y - x, x + y
-        radial = dot(delta, both) / (lengths(x) + lengths(y))
+        radial = dot(delta, both / (lengths(x) + lengths(y)))
         apart = lengths(delta)
         opposite = lengths(both)
         # Differences of squares of what can differ by rounding only: r is 0 but for that.
