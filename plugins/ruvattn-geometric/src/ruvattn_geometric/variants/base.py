@@ -26,8 +26,8 @@ from ruvattn.headwise import HeadwiseAttention, split_heads
 from ruvattn.running import narrowed
 from ruvattn.validation import as_numbers, check_bool, check_int
 
-from ..manifolds import GeometricManifold, Lorentz, Product
-from ..manifolds.base import lengths, wide
+from ..manifolds import GeometricManifold, Lorentz, Product, Stereographic
+from ..manifolds.base import EPSILON, lengths, wide
 from ..scores import GeometricScore
 
 __all__ = ["GeometricVariant", "head_width", "heads_last", "per_head", "within_reach"]
@@ -36,6 +36,7 @@ SIDES = ("manifold", "tangent")
 """What points are given and returned as."""
 
 ROLES = ("q", "k", "v")
+COUNTED = (*ROLES, "out")
 
 PLAIN = "weighted-sum"
 """The aggregate whose values are vectors, and not points."""
@@ -50,7 +51,7 @@ MASKING = ("mask", "causal", "window", "key_lengths")
 """Options of `ruvattn.attention` that say which pairs there are; a bias does so too."""
 
 
-def per_head(value: Any, name: str, heads: int, *, positive: bool = True) -> Any:
+def per_head(value: Any, name: str, heads: int, least: float | None = None) -> Any:
     """Check a number, or one number for each head.
 
     Parameters
@@ -61,8 +62,8 @@ def per_head(value: Any, name: str, heads: int, *, positive: bool = True) -> Any
         What to call it in messages.
     heads : int
         Number of query heads.
-    positive : bool, default True
-        Whether it has to be above 0.
+    least : float, optional
+        What it has to be at least. When not given, it has to be above 0.
 
     Returns
     -------
@@ -76,14 +77,14 @@ def per_head(value: Any, name: str, heads: int, *, positive: bool = True) -> Any
     """
     heads = check_int(heads, "num_heads", 1)
     numbers = as_numbers(value, name)
-    kind = "a positive finite number" if positive else "a finite number"
+    kind = "a positive finite number" if least is None else "a finite number" if least == -np.inf else f"a finite number from {least:g}"
     if numbers.dtype.kind not in "fiu":
         raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got {value!r}")
     if numbers.ndim and numbers.shape != (heads,):
         raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got shape {numbers.shape}")
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float64)
-    wrong = ~np.isfinite(numbers) | ((numbers <= 0) & positive)
+    wrong = ~np.isfinite(numbers) | (numbers <= 0 if least is None else numbers < least)
     if wrong.any():
         where = f" for head {int(wrong.argmax())}" if numbers.ndim else ""
         raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got {numbers[wrong].flat[0]:g}{where}")
@@ -114,6 +115,16 @@ def head_width(embed_dim: Any, num_heads: Any) -> int:
     return width // heads
 
 
+class _Call(threading.local):
+    """What a thread's last call is about."""
+
+    def __init__(self) -> None:
+        self.points = False  # whether it takes and returns points, whatever the options say
+        self.alone = False  # whether each query stands at the last key
+        self.moved = dict.fromkeys(COUNTED, 0)
+        self.strange: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {}  # rows that nobody sees, and rows that are no numbers
+
+
 def heads_last(manifold: GeometricManifold) -> GeometricManifold:
     """Return a manifold for points (..., H, L, D) as one for points (..., L, H, D), which is how inputs come.
 
@@ -137,16 +148,19 @@ def heads_last(manifold: GeometricManifold) -> GeometricManifold:
 
 
 def within_reach(manifold: GeometricManifold, tangents: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return tangent vectors at the origin of a hyperboloid, shortened where products of the coordinates that they lead to would overflow.
+    """Return tangent vectors at the origin, shortened where they would lead further out in hyperbolic space than a dtype has points.
+
+    A ball ends where `Manifold.project` puts what is outside it, four roundings from the edge: at a distance of 15.2/√c from the origin in float32,
+    35.4/√c in float64. A hyperboloid ends where products of coordinates overflow: at 43/√c, and 353/√c.
 
     Parameters
     ----------
     manifold : Manifold
-        Any; there is no such end on others.
+        Any; no other ends.
     tangents : ndarray, (..., D) float64
         The vectors.
     dtype : dtype
-        That distances are computed in: from about 43/√c on in float32, 353/√c in float64.
+        Of the points.
 
     Returns
     -------
@@ -157,10 +171,13 @@ def within_reach(manifold: GeometricManifold, tangents: np.ndarray, dtype: np.dt
         parts = [(part, tangents[..., columns]) for (part, _), columns in zip(manifold.components, manifold.slices, strict=True)]
         near = [within_reach(part, own, dtype) for part, own in parts]
         return tangents if all(a is b for a, (_, b) in zip(near, parts, strict=True)) else np.concatenate(near, -1)
-    if not isinstance(manifold, Lorentz):
+    if isinstance(manifold, Lorentz):
+        reach = np.log(float(np.finfo(dtype).max)) / 2 - 1
+    elif isinstance(manifold, Stereographic):  # λ is 2 at the origin, so that these are half the distances
+        reach = float(np.arctanh(1 - 4 * EPSILON[dtype.name]))
+    else:
         return tangents
-    reach = np.log(float(np.finfo(dtype).max)) / 2 - 1
-    far = np.sqrt(manifold._parameter)[..., None] * lengths(tangents) / reach
+    far = np.sqrt(np.maximum(-np.asarray(manifold.curvature), 0))[..., None] * lengths(tangents) / reach
     return tangents / far.clip(1) if (far > 1).any() else tangents
 
 
@@ -220,10 +237,11 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         super().__init_subclass__(**options)
         # A subclass names its own options, and hands on those below: listings show them all.
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        shared = inspect.signature(GeometricVariant.__init__).parameters.values()
-        named = {parameter.name for parameter in own} | {"self", "geometry"}
-        merged = [*own[:-1], *(p for p in shared if p.kind is p.KEYWORD_ONLY and p.name not in named), *own[-1:]]
-        cls.__signature__ = inspect.Signature(merged)
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            named = {parameter.name for parameter in own}
+            shared = inspect.signature(GeometricVariant.__init__).parameters.values()
+            own[-1:-1] = [parameter for parameter in shared if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in named]
+        cls.__signature__ = inspect.Signature(own)
 
     def __init__(
         self,
@@ -245,9 +263,9 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         dtype: Any = "float32",
         **options: Any,
     ) -> None:
-        if inputs not in SIDES:
+        if not isinstance(inputs, str) or inputs not in SIDES:
             raise InvalidInputError(f"inputs must be 'manifold' or 'tangent', got {inputs!r}")
-        if outputs not in (None, *SIDES):
+        if outputs is not None and (not isinstance(outputs, str) or outputs not in SIDES):
             raise InvalidInputError(f"outputs must be 'manifold', 'tangent' or None, for the same as the inputs, got {outputs!r}")
         if aggregate == PLAIN and outputs is not None:
             raise InvalidInputError(f"outputs must be left out with aggregate {PLAIN!r}, which makes plain vectors of plain vectors, got {outputs!r}")
@@ -311,13 +329,18 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         value = self._config.options[name]
         return np.reshape(value, (-1, 1)) if isinstance(value, tuple) else value
 
-    def geometry_options(self) -> dict[str, Any]:
-        """Return what the score and the aggregate are told of the manifold, where they have options of these names.
+    def geometry_options(self, part: str) -> dict[str, Any]:
+        """Return what the score or the aggregate is told of the manifold, where it has options of these names.
+
+        Parameters
+        ----------
+        part : {"score", "aggregate"}
+            Which of them.
 
         Returns
         -------
         dict of str to object
-            Here, the options in `geometry`, and ``manifold``, the registered name.
+            Here, the options in `geometry`, and ``manifold``, the name that a signature has for it.
         """
         return {"manifold": self.manifold_name, **{name: self._config.options[name] for name in self.geometry}}
 
@@ -329,7 +352,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         if name not in listed:
             return given  # it will be looked for, and not found
         known = listed[name].options
-        own = self.geometry_options()
+        own = self.geometry_options(part)
         if part == "score":
             own.update((option, options[option]) for option in OF_SCORE)
             for option, default in OF_SCORE.items():
@@ -346,7 +369,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         self._projecting = options["project"]
         self._manifold = self.make_manifold()
         self._rows = heads_last(self._manifold)
-        self._call = threading.local()
+        self._call = _Call()
         super()._make_parts()
         if isinstance(self._constant.get("score"), GeometricScore):  # which does not look at positions
             self._positional = self.positional or self._causal or self._window is not None
@@ -367,15 +390,15 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         """How many points of this thread's last call have been moved: "q", "k" and "v" of what came in, "out" of what went out.
 
         A point is the slice of a head. Counted are those that ``project=True`` brought to the manifold, or to its tangent space at the origin, and,
-        with or without it, those that `exp_map` put where the dtype has no point any more, such as on the edge of the ball: they are brought back
-        inside. What nobody attends to counts too.
+        with or without it, those that tangent vectors put further out than the dtype has points, as on the edge of the ball: see `within_reach`. What
+        nobody attends to counts too.
         """
-        return dict(getattr(self._call, "moved", None) or dict.fromkeys((*ROLES, "out"), 0))
+        return dict(self._call.moved)
 
     def reset(self) -> None:
         """Forget this thread's last call, and with it the arrays that it refers to."""
         super().reset()
-        self._call.moved = None
+        self._call.moved = dict.fromkeys(COUNTED, 0)
 
     # --- the questions of geometric attention ----------------------------------------------------------------------------------------
 
@@ -433,6 +456,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
             options["causal"] = True
         if self._window is not None:
             options["window"] = self._window
+        self._call.alone = False
         with self._of_points():
             q, k, _ = self._read_inputs(query, keys, keys, names)
             own = self.own_mask(q.shape[-2], k.shape[-2], False)
@@ -453,7 +477,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
 
     def _tangent(self, side: str) -> bool:
         """Tell whether inputs or outputs are tangent vectors."""
-        if getattr(self._call, "points", False):
+        if self._call.points:
             return False
         options = self._config.options
         return (options[side] or options["inputs"]) == "tangent"
@@ -469,7 +493,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
     def _check_numbers(self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any], names: tuple[str, str, str]) -> None:
         """Check that what somebody sees is on the manifold, too; `_points` is told what else there is."""
         super()._check_numbers(inputs, options, names)
-        self._call.moved = dict.fromkeys((*ROLES, "out"), 0)
+        self._call.moved = dict.fromkeys(COUNTED, 0)
         self._call.strange = strange = {}
         for role, x, name in zip(ROLES, inputs, names, strict=True):
             if role == "v" and not self._mean:
@@ -501,13 +525,13 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
             return np.zeros(rows.shape[:-1], bool)
         with np.errstate(all="ignore"):
             along = np.abs(rows[..., axis]).max(-1)
-            return along > TANGENT * _epsilon(rows.dtype) * np.abs(rows).max(-1)
+            return along > TANGENT * EPSILON[rows.dtype.name] * np.abs(rows).max(-1)
 
     def _refuse(self, rows: np.ndarray, seen: np.ndarray, name: str) -> None:
         """Raise what says which row is off, and how far."""
         name = f"{name} (…, length, head)"
         if not self._tangent("inputs"):
-            self._rows.check(np.where(seen[..., None], rows, self._rows.origin(rows.shape[-1])).astype(rows.dtype), name)
+            self._rows.check(np.where(seen[..., None], rows, self._rows.origin(rows.shape[-1], rows.dtype)), name)
         along = np.where(seen, np.abs(rows[..., self._axis(rows.shape[-1])]).max(-1), 0)
         at = tuple(int(i) for i in np.unravel_index(int(along.argmax()), along.shape))
         axis = ", ".join(map(str, self._axis(rows.shape[-1]).tolist()))
@@ -577,8 +601,9 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
                 self._call.moved[role] = self._call.moved[ROLES[same]]
             else:
                 made.append(self._points(x, role))
-        wide = np.result_type(*made) if made[0].dtype.kind == "f" else max((x.dtype for x in made), key=lambda dtype: dtype.itemsize)
-        return tuple(x.astype(wide, copy=False) for x in made)  # type: ignore[return-value]
+        dtype = np.result_type(*made)  # some of them may be as narrow as they came
+        a, b, c = (x.astype(dtype, copy=False) for x in made)
+        return a, b, c
 
     def _points(self, x: np.ndarray, role: str) -> np.ndarray:
         """Return the points of the heads, (..., L, heads · D)."""
@@ -587,16 +612,17 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         if not (tangent or self._projects or self._projecting or hidden is not None or unreal is not None):
             return x
         rows = self._split(x)
+        off = self._off(rows) & np.isfinite(rows).all(-1) if self._projecting else None  # by the rounding of the dtype that came
         if rows.dtype.itemsize < 4:
             rows = rows.astype(np.float32)
-        origin = self._rows.origin(rows.shape[-1]).astype(rows.dtype)
+        origin = self._rows.origin(rows.shape[-1], rows.dtype)
         if hidden is not None and hidden.any():
             rows = np.where(hidden[..., None], np.zeros_like(origin) if tangent else origin, rows)
         if unreal is not None and unreal.any():
             rows = np.where(unreal[..., None], rows.dtype.type(np.nan), rows)
         with np.errstate(all="ignore"):  # of rows that are no numbers, which only those feel that see them
-            if self._projecting:
-                rows = self._moved(rows, role, tangent)
+            if off is not None:
+                rows = self._moved(rows, off, role, tangent)
             if self._projects:
                 if not tangent:
                     rows = self._log(rows)
@@ -605,12 +631,8 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
                 rows = self._exp(rows, role)
         return rows.reshape(*x.shape[:-1], -1)
 
-    def _moved(self, rows: np.ndarray, role: str, tangent: bool = False) -> np.ndarray:
-        """Return rows brought to the manifold, or to the tangent space at the origin, and count them."""
-        off = self._rows.outside(rows) if not tangent else (rows[..., self._axis(rows.shape[-1])] != 0).any(-1)
-        off &= np.isfinite(rows).all(-1)
-        if role == "out":
-            off &= rows.any(-1)  # a head that attends to nothing
+    def _moved(self, rows: np.ndarray, off: np.ndarray, role: str, tangent: bool = False) -> np.ndarray:
+        """Return rows of which some are brought to the manifold, or to the tangent space at the origin, and count these."""
         count = int(np.count_nonzero(off))
         if not count:
             return rows
@@ -630,13 +652,12 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         return self._rows._log(self._rows._origin(points.shape[-1]), wide(points)).astype(points.dtype)
 
     def _exp(self, tangents: np.ndarray, role: str) -> np.ndarray:
-        """Return the points that tangent vectors at the origin lead to; none is left where the dtype has no point."""
+        """Return the points that tangent vectors at the origin lead to, and count those that would be further out than the dtype has points."""
         given = wide(self._along(tangents))
         near = within_reach(self._rows, given, tangents.dtype)
-        points = self._rows._exp(self._rows._origin(given.shape[-1]), near).astype(tangents.dtype)
         if near is not given:
             self._call.moved[role] += int(np.count_nonzero((near != given).any(-1) & np.isfinite(given).all(-1)))
-        return self._moved(points, role)
+        return self._rows._exp(self._rows._origin(given.shape[-1]), near).astype(tangents.dtype)
 
     def _axis(self, width: int) -> np.ndarray:
         """Return the coordinates that the origin has, which are those that a tangent vector there does not have."""
@@ -666,25 +687,22 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         ndarray, (..., Lq, V')
             The output, or `out`.
         """
-        tangent = self._tangent("outputs")
-        narrow = np.dtype(dtype).itemsize < 4
-        if not self._mean or not (tangent or self._projects or narrow):
+        if not self._mean:
             return super().project_output(merged, dtype, out)
+        tangent = self._tangent("outputs")
         rows = self._split(merged)
-        if narrow:
-            rows = rows.astype(np.float32)
         if tangent or self._projects:
+            if rows.dtype.itemsize < 4:
+                rows = rows.astype(np.float32)
             nothing = ~rows.any(-1, keepdims=True)
-            origin = self._rows.origin(rows.shape[-1]).astype(rows.dtype)
             with np.errstate(all="ignore"):
-                rows = self._log(np.where(nothing, origin, rows))
-        if self._projects:
-            made = super().project_output(rows.reshape(merged.shape), rows.dtype, None)
-            with np.errstate(all="ignore"):
-                rows = self._along(self._split(made)) if tangent else self._exp(self._split(made), "out")
+                rows = self._log(np.where(nothing, self._rows.origin(rows.shape[-1], rows.dtype), rows))
+                if self._projects:
+                    made = self._split(super().project_output(rows.reshape(merged.shape), rows.dtype, None))
+                    rows = self._along(made) if tangent else self._exp(made, "out")
         rows = narrowed(rows, dtype)
-        if narrow and not tangent:
-            rows = self._moved(rows, "out")
+        if not tangent:  # a row of zeros attends to nothing; for the others, rounding may have led off
+            rows = self._moved(rows, self._rows.outside(rows) & rows.any(-1) & np.isfinite(rows).all(-1), "out")
         return HeadwiseAttention.project_output(self, rows.reshape(*merged.shape[:-1], -1), dtype, out)
 
     # --- for the conformance suite ---------------------------------------------------------------------------------------------------
@@ -717,7 +735,3 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
 
 def _masks(options: Mapping[str, Any]) -> bool:
     return "bias" in options or any(name in options for name in MASKING)
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)

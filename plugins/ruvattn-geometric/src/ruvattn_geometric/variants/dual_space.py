@@ -31,7 +31,7 @@ class DualSpaceAttention(GeometricVariant):
     c : float or sequence of num_heads floats, default 1.0
         c > 0; the sectional curvature of the ball is −c.
     euclidean_weight, hyperbolic_weight : float or sequence of num_heads floats, default 1.0
-        w_e and w_h.
+        w_e and w_h, at least 0.
     temperature : float or sequence of num_heads floats, default 1.0
         τ > 0, what the sum is divided by.
     score : str, default "dual-space"
@@ -91,8 +91,8 @@ class DualSpaceAttention(GeometricVariant):
         geometry = {
             "euclidean_dim": flat,
             "c": per_head(c, "c", num_heads),
-            "euclidean_weight": per_head(euclidean_weight, "euclidean_weight", num_heads, positive=False),
-            "hyperbolic_weight": per_head(hyperbolic_weight, "hyperbolic_weight", num_heads, positive=False),
+            "euclidean_weight": per_head(euclidean_weight, "euclidean_weight", num_heads, 0.0),
+            "hyperbolic_weight": per_head(hyperbolic_weight, "hyperbolic_weight", num_heads, 0.0),
         }
         super().__init__(embed_dim, num_heads, geometry, score=score, aggregate=aggregate, **options)
 
@@ -100,11 +100,12 @@ class DualSpaceAttention(GeometricVariant):
         """Tell whether the curvature differs from head to head; the weights may."""
         return name == "c" and super().differs(name)
 
-    def geometry_options(self) -> dict[str, Any]:
-        """Return the options of the geometry, and those of the product of the two spaces."""
+    def geometry_options(self, part: str) -> dict[str, Any]:
+        """Return the options of the geometry, of which an aggregate knows none, and the signature of the product of the two spaces."""
         flat, c = (self._config.options[name] for name in ("euclidean_dim", "c"))
         signature = (("euclidean", flat), ("hyperbolic", self.embed_dim // self.num_heads - flat, c))
-        return {**super().geometry_options(), "signature": signature}
+        own = super().geometry_options(part) if part == "score" else {"manifold": self.manifold_name}
+        return {**own, "signature": signature}
 
     def make_manifold(self) -> Product:
         """Return the product of flat space and ball of a head."""

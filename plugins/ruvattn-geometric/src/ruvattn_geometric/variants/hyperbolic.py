@@ -62,7 +62,7 @@ class HyperbolicAttention(GeometricVariant):
     """
 
     attention_type = "hyperbolic"
-    manifold_name = "poincare-ball"
+    manifold_name = "hyperbolic"
     geometry = ("c",)
 
     def __init__(

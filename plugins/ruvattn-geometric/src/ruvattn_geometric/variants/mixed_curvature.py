@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..manifolds import Stereographic
@@ -77,7 +78,7 @@ class MixedCurvatureAttention(GeometricVariant):
         aggregate: str = "gyromidpoint",
         **options: Any,
     ) -> None:
-        geometry = {"curvature": per_head(curvature, "curvature", num_heads, positive=False)}
+        geometry = {"curvature": per_head(curvature, "curvature", num_heads, -math.inf)}
         super().__init__(embed_dim, num_heads, geometry, score=score, aggregate=aggregate, **options)
 
     def make_manifold(self) -> Stereographic:

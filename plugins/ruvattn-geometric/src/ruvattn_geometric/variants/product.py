@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,8 +111,8 @@ def _signature(signature: Any, width: int, heads: int) -> tuple[tuple[Any, ...],
         raise InvalidInputError(f"signature must be a sequence of (name, width) or (name, width, parameter), got {signature!r}")
     made = []
     for name, size, *rest in entries:
-        positive = name != "stereographic"
-        made.append((name, size, *(per_head(value, f"signature: the parameter of {name!r}", heads, positive=positive) for value in rest)))
+        least = -math.inf if name == "stereographic" else None
+        made.append((name, size, *(per_head(value, f"signature: the parameter of {name!r}", heads, least) for value in rest)))
     if sum(sizes) != width:
         raise DimensionMismatchError(
             f"signature must have widths that add up to those of a head, {width}, got {' + '.join(map(str, sizes))} = {sum(sizes)}"

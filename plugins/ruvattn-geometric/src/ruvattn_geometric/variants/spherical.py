@@ -62,7 +62,7 @@ class SphericalAttention(GeometricVariant):
     """
 
     attention_type = "spherical"
-    manifold_name = "sphere"
+    manifold_name = "spherical"
     geometry = ("radius",)
 
     def __init__(
