@@ -60,6 +60,25 @@ def _dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.vecdot(x, y)[..., None]
 
 
+def _sizes(x: np.ndarray) -> np.ndarray:
+    """Return the norms of rows, (..., 1), in float64 or wider, of float32 without a wider copy."""
+    if x.dtype == np.float32:  # whose squares cannot overflow there
+        return np.sqrt(_squares(x))
+    return lengths(_wide(x))
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    """Return the squared norms of rows, (..., 1), in float64 or wider."""
+    return np.einsum("...i,...i->...", x, x, dtype=np.result_type(x.dtype, np.float64))[..., None]
+
+
+def _over(x: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return x/denominator in the dtype of x, 0 where the denominator is."""
+    if x.dtype == np.float32:  # whose reciprocals float64 holds, and multiplication is faster
+        return np.multiply(x, np.where(denominator == 0, 0.0, 1 / _nonzero(denominator)), out=np.empty_like(x), casting="same_kind")
+    return np.divide(x, denominator, out=np.zeros_like(x), where=denominator != 0)
+
+
 def _nonzero(x: np.ndarray) -> np.ndarray:
     """Return what may be divided by."""
     return np.where(x != 0, x, 1.0)
@@ -107,7 +126,7 @@ class _ClosedForm(Aggregate):
         """Return points for the conformance suite, within a part of a sphere that has a mean."""
         return _sample(self._manifold, rng, shape)
 
-    # --- what subclasses have: float64 or wider in and out, `number` broadcasts against rows (..., 1) ------------------------------
+    # --- what subclasses have; `number` broadcasts against rows (..., 1), and gradients are of float64 or wider ---------------------
 
     def _fill(self, out: np.ndarray, v: np.ndarray, number: np.ndarray) -> None:
         """Write what is added up."""
@@ -117,7 +136,7 @@ class _ClosedForm(Aggregate):
         raise NotImplementedError
 
     def _mean(self, acc: np.ndarray, number: np.ndarray, epsilon: float) -> np.ndarray:
-        """Return the mean from the sum, whose dtype had that epsilon."""
+        """Return the mean of a sum in its dtype, which has that epsilon."""
         raise NotImplementedError
 
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
@@ -170,21 +189,18 @@ class _ClosedForm(Aggregate):
 
     def finish(self, acc: np.ndarray) -> np.ndarray:
         """Return the means, as `ruvattn.Aggregate` has it."""
-        sums, number = self._of_sums(_wide(acc))
+        sums, number = self._of_sums(acc)
         with np.errstate(all="ignore"):  # rows that see a NaN
-            return settled(self._mean(sums, number, float(np.finfo(acc.dtype).eps)), self._curvature(number), acc.dtype)
+            return self._mean(sums, number, float(np.finfo(acc.dtype).eps))
 
     def finish_vjp(self, acc: np.ndarray, dout: np.ndarray) -> np.ndarray:
         """Return the gradient of the sums, as `ruvattn.Aggregate` has it."""
-        sums, number = self._of_sums(_wide(acc))
+        sums, number = self._of_sums(acc)
+        sums = _wide(sums)
         found = np.zeros(acc.shape, acc.dtype)  # the head's number and what it is multiplied with have none
         with np.errstate(all="ignore"):
             found[..., : sums.shape[-1]] = self._mean_vjp(sums, number, float(np.finfo(acc.dtype).eps), _wide(dout))
         return found
-
-    def _curvature(self, number: np.ndarray) -> np.ndarray | None:
-        """Return the curvature where points are those of a ball, which rounding may lead out of."""
-        return None
 
 
 # --- manifolds with a curvature for each head -------------------------------------------------------------------------------------
@@ -294,7 +310,7 @@ class Gyromidpoint(_ClosedForm):
 
     def _inside(self, v: np.ndarray, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return 1 + κ‖v‖² of values, where they are points, and the values; those that are none are brought to the edge."""
-        gap = 1 + kappa * np.vecdot(v, v, dtype=np.result_type(v.dtype, np.float64))[..., None]
+        gap = 1 + kappa * _squares(v)
         # A NaN is no point either, but stays one.
         inside = ~((gap < EDGE) & (kappa < 0))
         if inside.all():
@@ -318,34 +334,40 @@ class Gyromidpoint(_ClosedForm):
         return np.where(inside, found, 0.0)
 
     def _parts(self, acc: np.ndarray, kappa: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the sums scaled to 1, the scale, ‖Σ‖ = √(whole² + κ‖vector‖²), whether it is the total, and whole + ‖Σ‖.
+        """Return √|κ| ‖vector‖, the length of the sum, √(whole² + κ‖vector‖²), whether that is the total, and whole + length: (..., 1).
 
         On the hyperboloid a sum is at least as long as the total of its weights, and just as long where all points are one. Rounding far out is of
         another mind, so that a length that comes out as less is taken to be the total.
         """
-        scale = _nonzero(np.abs(acc).max(axis=-1, keepdims=True))
-        vector, whole, total = acc[..., :-2] / scale, acc[..., -2:-1] / scale, acc[..., -1:] / scale
-        along = np.sqrt(np.abs(kappa)) * lengths(vector)
+        along = np.sqrt(np.abs(kappa)) * _sizes(acc[..., :-2])
+        whole, total = _wide(acc[..., -2:-1]), _wide(acc[..., -1:])
+        scale = _nonzero(np.maximum(along, np.maximum(np.abs(whole), total)))  # whose square may underflow
+        along, whole, total = along / scale, whole / scale, total / scale
         square = np.where(kappa < 0, (whole - along) * (whole + along), np.square(whole) + np.square(along))
         short = (kappa < 0) & (square < np.square(total))
         length = np.where(short, total, np.sqrt(square))
         # Beyond a quarter of the sphere whole < 0, and the sum would cancel.
         both = np.where(whole >= 0, whole + length, np.square(along) / _nonzero(length - whole))
-        return vector, scale, length, short, both
+        return along * scale, length * scale, short, both * scale
 
     def _mean(self, acc: np.ndarray, number: np.ndarray, epsilon: float) -> np.ndarray:
-        vector, _, _, _, both = self._parts(acc, self._curvature(number))
-        return np.where(both == 0, 0.0, vector / _nonzero(both))
+        kappa = self._curvature(number)
+        along, _, _, both = self._parts(acc, kappa)
+        mean = _over(acc[..., :-2], both)
+        near = ((kappa < 0) & (along > (1 - 16 * epsilon) * both))[..., 0]
+        if near.any():  # where rounding may lead out of the ball
+            mean[near] = settled(mean[near], np.broadcast_to(kappa, along.shape)[near], mean.dtype)
+        return mean
 
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
-        kappa = self._curvature(number)
-        vector, scale, length, short, both = self._parts(acc, kappa)
+        kappa, vector = self._curvature(number), acc[..., :-2]
+        _, length, short, both = self._parts(acc, kappa)
         inverse = np.where(both == 0, 0.0, 1 / _nonzero(both))
-        dboth = -_dot(dout, vector) * np.square(inverse)
+        dboth = -_dot(dout, vector * inverse) * inverse
         by_length = dboth / _nonzero(length)
         dvector = inverse * dout + np.where(short, 0.0, by_length * kappa) * vector
         dwhole = np.where(short, dboth, by_length * both)
-        return np.concatenate([dvector, dwhole, np.where(short, dboth, 0.0)], axis=-1) / scale
+        return np.concatenate([dvector, dwhole, np.where(short, dboth, 0.0)], axis=-1)
 
 
 class EinsteinMidpoint(Gyromidpoint):
@@ -458,7 +480,7 @@ class LorentzCentroid(_ClosedForm):
         return Lorentz(self._numbers[:, None] if self._numbers.ndim else self._numbers)
 
     def _fill(self, out: np.ndarray, v: np.ndarray, number: np.ndarray) -> None:
-        out[..., :1] = np.hypot(1 / np.sqrt(number), lengths(_wide(v[..., 1:])))
+        out[..., :1] = np.hypot(1 / np.sqrt(number), _sizes(v[..., 1:]))
         out[..., 1:] = v[..., 1:]
 
     def _fill_vjp(self, v: np.ndarray, number: np.ndarray, dout: np.ndarray) -> np.ndarray:
@@ -468,26 +490,24 @@ class LorentzCentroid(_ClosedForm):
 
     @staticmethod
     def _parts(acc: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return x/t of the sums, √(1 − ‖x/t‖²), whether that is all rounding, and t."""
-        time = acc[..., :1]
-        klein = np.where(time == 0, 0.0, acc[..., 1:] / _nonzero(time))
-        size = lengths(klein)
+        """Return ‖x/t‖ of the sums, √(1 − ‖x/t‖²), whether that is all rounding, and t: (..., 1)."""
+        time = _wide(acc[..., :1])
+        size = _sizes(acc[..., 1:]) / _nonzero(time)
         square = (1 - size) * (1 + size)
         lost = square < epsilon
-        return klein, np.sqrt(np.where(lost, epsilon, square)), lost, time
+        return size, np.sqrt(np.where(lost, epsilon, square)), lost, time
 
     def _mean(self, acc: np.ndarray, number: np.ndarray, epsilon: float) -> np.ndarray:
-        klein, length, _, time = self._parts(acc, epsilon)
-        root = np.sqrt(number)
-        space = klein / length / root
-        return np.where(time == 0, 0.0, np.concatenate([np.hypot(1 / root, lengths(space)), space], axis=-1))
+        size, length, _, time = self._parts(acc, epsilon)
+        mean = _over(acc, np.sqrt(number) * length * time)
+        mean[..., :1] = np.where(time == 0, 0.0, np.hypot(1.0, size / length) / np.sqrt(number))
+        return mean
 
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
-        klein, length, lost, time = self._parts(acc, epsilon)
-        root = np.sqrt(number)
-        space = klein / length / root
-        dspace = (dout[..., 1:] + dout[..., :1] * (space / np.hypot(1 / root, lengths(space)))) / (root * length)
-        # By x/t: the length is a function of it, unless it is lost; by x and t from there.
+        size, length, lost, time = self._parts(acc, epsilon)
+        klein = acc[..., 1:] / _nonzero(time)
+        # The time of the mean by its space part, that by x/t, of which the length is a function unless it is lost, and that by x and t.
+        dspace = (dout[..., 1:] + dout[..., :1] * (klein / length / np.hypot(1.0, size / length))) / (np.sqrt(number) * length)
         dklein = dspace + np.where(lost, 0.0, _dot(dspace, klein) / np.square(length)) * klein
         return np.where(time == 0, 0.0, np.concatenate([-_dot(dklein, klein), dklein], axis=-1) / _nonzero(time))
 
@@ -550,7 +570,7 @@ class SphericalMean(_ClosedForm):
         return dout
 
     def _mean(self, acc: np.ndarray, number: np.ndarray, epsilon: float) -> np.ndarray:
-        return number * unit(acc)
+        return _over(acc, _sizes(acc) / number)
 
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
         size, mean = lengths(acc), unit(acc)

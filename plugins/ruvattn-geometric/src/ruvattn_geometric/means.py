@@ -750,8 +750,9 @@ def frechet_means(
 
 
 def _read_rows(manifold: Manifold, weights: Any, points: Any) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(manifold, Product) and (shape := _parameter_of(manifold).shape):
-        raise DimensionMismatchError(f"manifold must be of one curvature, which all rows share, got {manifold!r} of shape {shape}")
+    for part in [own for own, _ in manifold.components] if isinstance(manifold, Product) else [manifold]:
+        if _parameter_of(part).ndim:
+            raise DimensionMismatchError(f"manifold must have one curvature, which all rows share, got {manifold!r}")
     array, rows = np.asarray(points), np.asarray(weights)
     if array.ndim != 2 or rows.ndim != 2 or rows.shape[1] != array.shape[0]:
         raise DimensionMismatchError(f"weights must be (m, N) and points (N, D), got shapes {rows.shape} and {array.shape}")
