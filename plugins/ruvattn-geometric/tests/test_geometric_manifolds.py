@@ -1,7 +1,10 @@
 """Manifolds: the axioms of a metric, what exp, log, transport and means have to do with each other, accuracy near edges, and bad input."""
 
 import copy
+import doctest
+import importlib
 import pickle
+import pkgutil
 import re
 from decimal import Decimal, localcontext
 from itertools import product
@@ -786,6 +789,15 @@ def test_a_curvature_array_is_copied():
     ball = PoincareBall(c)
     c[0] = 9
     assert ball.c[0] == 1
+
+
+def test_examples_in_docstrings_are_right():
+    tried = 0
+    for module in pkgutil.iter_modules(importlib.import_module("ruvattn_geometric.manifolds").__path__, "ruvattn_geometric.manifolds."):
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert result.failed == 0
+        tried += result.attempted
+    assert tried > 20
 
 
 # --- random points ----------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Product(GeometricManifold):
     >>> from ruvattn_geometric import Euclidean, PoincareBall, Product
     >>> space = Product([(PoincareBall(), 2), (Euclidean(), 1)])
     >>> float(space.distance(np.array([0.0, 0.0, 0.0]), np.array([0.0, 0.5, 1.0])).round(6))
-    1.485562
+    1.48558
     """
 
     def __init__(self, components: Sequence[tuple[GeometricManifold, int]]) -> None:

@@ -91,7 +91,7 @@ class Stereographic(GeometricManifold):
     >>> from ruvattn_geometric import Stereographic
     >>> x, y = np.array([0.3, 0.1]), np.array([-0.2, 0.4])
     >>> [float(Stereographic(curvature).distance(x, y).round(6)) for curvature in (-1e-9, 0.0, 1e-9, 1.0)]
-    [1.16619, 1.16619, 1.16619, 1.007854]
+    [1.16619, 1.16619, 1.16619, 1.064606]
     """
 
     _stretch = 2.0
