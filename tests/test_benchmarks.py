@@ -66,10 +66,10 @@ def cases():
 
 
 def from_plugin(kind, arguments):
-    """Tell whether the benchmark is of a variant or pattern that a plugin brings."""
+    """Tell whether the benchmark is of something that a plugin brings."""
     if kind.__module__ == "benchmarks.variants":
         return arguments[0] not in ("standard", "multihead", "cross")
-    return kind.__module__ == "benchmarks.patterns"
+    return kind.__module__ in ("benchmarks.patterns", "benchmarks.geometric")
 
 
 @pytest.mark.parametrize(("kind", "method", "arguments"), list(cases()))
@@ -116,7 +116,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
     """What JSON can hold, equal in a process without plugins: results of two installations are of the same things."""
     code = """if True:
         import importlib, json
-        names = ("engine", "patterns", "edges", "variants", "imports")
+        names = ("engine", "patterns", "geometric", "edges", "variants", "imports")
         modules = [importlib.import_module("benchmarks." + name) for name in names]
         print(json.dumps([[k, v.params] for m in modules for k, v in vars(m).items() if hasattr(v, "params") and k[0] != "_"]))
     """
@@ -127,7 +127,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
 
 
 def test_suite_imports_without_ruvattn():
-    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, edges, engine, imports, patterns, variants")
+    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, edges, engine, geometric, imports, patterns, variants")
 
 
 def test_what_a_version_lacks_is_skipped():
@@ -271,6 +271,90 @@ def test_a_tenth_of_the_blocks_is_active():
         assert table.mean() == pytest.approx(0.1, rel=0.01)
 
 
+def geometric_problems():
+    """Return the geometric problems of peers.py at a length that a test has time for; skip the test if the plugin is missing."""
+    import geometric_cases
+
+    if importlib.util.find_spec("ruvattn_geometric") is None:
+        pytest.skip("needs the plugin: pip install ./plugins/ruvattn-geometric")
+    return [case.at(128) for case in geometric_cases.CASES]
+
+
+def test_formulas_of_geometric_cases_are_the_scores_of_our_calls():
+    """The two are written independently; what is compared is computed by the formulas."""
+    rows = np.arange(0, 128, 5)
+    for case in geometric_problems():
+        q, k, v = (x.astype(np.float64) for x in case.arrays())
+        weights, out = case.expected(q, k, v, rows)
+        options = case.options()
+        np.testing.assert_allclose(ruvattn.attention(q, k, v, **options)[:, :, rows], out, rtol=1e-10, atol=1e-12, err_msg=case.name)
+        found = ruvattn.attention_weights(q[:, :, rows], k, score=options["score"])
+        np.testing.assert_allclose(found, weights, rtol=1e-10, err_msg=case.name)
+
+
+def test_geometric_cases_have_distinct_names_and_bars_where_points_are_spread():
+    from geometric_cases import BARS, CASES
+
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert {case.geometry for case in CASES if case.bars} == {"hyperbolic", "lorentz", "spherical"}
+    for case in CASES:
+        assert case.bars in ({}, BARS)
+        assert case.arrangement.startswith("spread") or not case.bars
+
+
+def test_points_of_geometric_cases_are_on_their_manifolds():
+    from geometric_cases import CASES
+
+    for case in CASES:
+        for x in case.at(64).arrays()[:2]:
+            norms = np.linalg.norm(x.astype(np.float64), axis=-1)
+            if case.geometry == "lorentz":
+                assert np.allclose(x[..., 0], np.sqrt(1 + (x[..., 1:].astype(np.float64) ** 2).sum(-1)))
+            elif case.geometry == "spherical":
+                assert np.allclose(norms, 1)
+            elif case.geometry in ("hyperbolic", "mixed-curvature"):
+                assert norms.max() < 1
+
+
+def test_clusters_have_one_near_pair_in_eight():
+    from geometric_cases import CASES, CLUSTERS
+
+    for case in CASES:
+        if case.arrangement == "clustered" and case.geometry == "hyperbolic":
+            q, k, _ = (x[0].astype(np.float64) for x in case.at(256).arrays())
+            gaps = (q * q).sum(-1)[:, :, None] + (k * k).sum(-1)[:, None] - 2 * q @ k.swapaxes(-1, -2)
+            near = gaps < ((q * q).sum(-1)[:, :, None] + (k * k).sum(-1)[:, None]) / 64
+            assert near.mean() == pytest.approx(1 / CLUSTERS, rel=0.1)
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.99, 1 - 1e-6])
+@pytest.mark.parametrize("separation", [1.0, 1e-2, 1e-4])
+def test_near_points_are_as_near_as_asked_and_stay_inside(radius, separation):
+    from geometric_cases import near_points
+
+    points = near_points(np.random.default_rng(0), 3, 8, 64, radius, separation).astype(np.float32).astype(np.float64)
+    norms = np.linalg.norm(points, axis=-1)
+    assert norms.max() < 1
+    assert norms.max() == pytest.approx(radius, rel=1e-6)
+    gaps = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1)[:, *np.triu_indices(8, 1)]
+    assert np.median(gaps) == pytest.approx(separation * radius, rel=0.5)
+
+
+def test_distances_and_outputs_keep_the_bar_of_their_figures():
+    """At the smallest width and few rows: the table of peers.py has the others."""
+    import geometric_figures
+    import timing
+
+    geometric_problems()
+    rows = list(timing.run_child("geometric-distances", {"widths": [8]}, threads=1))
+    assert {row["space"] for row in rows} == {space.name for space in geometric_figures.SPACES}
+    assert max(row["error"] for row in rows) < geometric_figures.BAR
+    assert max(row["naive"] for row in rows) > 10 * geometric_figures.BAR
+    rows = list(timing.run_child("geometric-accuracy", {"names": ["hyperbolic, clustered"], "rows": 8, "length": 64}, threads=1))
+    assert len(rows) == 1
+    assert max(rows[0]["out"]["ruvattn"], rows[0]["weights"]["ruvattn"]) < geometric_figures.BAR
+
+
 def test_time_per_row_is_relative_to_the_shortest():
     import timing
 
@@ -340,6 +424,7 @@ def test_a_process_that_fails_ends_the_script():
     [
         (["--shapes", "no such shape"], "no such shape"),
         (["--sparse", "--cases", "no such mask"], "no such mask"),
+        (["--geometric", "--spaces", "no such space"], "no such space"),
         (["--threads", "0"], "--threads"),
         (["--rounds", "none"], "--rounds"),
     ],
@@ -351,7 +436,7 @@ def test_a_wrong_option_is_one_line_and_code_2(arguments, says):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--sparse"], ["--all"]])
+@pytest.mark.parametrize("arguments", [[], ["--sparse"], ["--geometric"], ["--all"]])
 def test_without_torch_the_comparison_says_what_to_install(arguments):
     result = start("-c", f"import sys; sys.modules['torch'] = None; import peers; peers.main({arguments})")
     assert result.returncode == 2

@@ -57,8 +57,8 @@ def test_the_readme_s_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """As one module: what it defines can be pickled, as the conformance suite asks for."""
     blocks = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
     assert len(blocks) >= 4
-    if importlib.util.find_spec("ruvattn_sparse") is None:
-        pytest.skip("needs the plugins: pip install ./plugins/ruvattn-sparse")
+    if any(importlib.util.find_spec(name) is None for name in ("ruvattn_sparse", "ruvattn_geometric")):
+        pytest.skip("needs the plugins: pip install ./plugins/ruvattn-sparse ./plugins/ruvattn-geometric")
     (tmp_path / "readme_snippets.py").write_text("\n".join(blocks), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

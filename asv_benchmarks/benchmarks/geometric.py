@@ -32,8 +32,8 @@ AGGREGATES: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     "gyromidpoint": ("ball", {"curvature": -1.0}, SHAPE),
     "lorentz-centroid": ("hyperboloid", {}, SHAPE),
     "spherical-mean": ("sphere", {}, SHAPE),
-    "frechet, ball": ("ball", {"manifold": "poincare-ball"}, (2, 256, 64)),
-    "frechet, sphere": ("sphere", {"manifold": "sphere"}, (2, 256, 64)),
+    "frechet, ball": ("ball", {"manifold": "hyperbolic"}, (2, 256, 64)),
+    "frechet, sphere": ("sphere", {"manifold": "spherical"}, (2, 256, 64)),
 }
 """The same of aggregates, with the shape of the values: the Fréchet mean is one iteration after another."""
 

@@ -14,7 +14,7 @@ import pytest
 
 import ruvattn
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).parents[2] / "asv_benchmarks"
 
 if not FOLDER.is_dir():
@@ -22,7 +22,12 @@ if not FOLDER.is_dir():
 
 sys.path.insert(0, str(FOLDER))
 try:
+    from geometric_cases import CASES
+    from geometric_figures import show_geometric_figures
+    from geometric_peers import show_geometric
+    from geometric_torch import PLAIN, TUNED, attend, prepare
     from peers import SHAPES, _sdpa
+    from reporting import Report
 finally:
     sys.path.remove(str(FOLDER))
 
@@ -69,3 +74,45 @@ def test_both_sides_compute_the_same(index):
     theirs = _sdpa(shape, q, k, v, options)().numpy()
     ours = ruvattn.attention(q, k, v, causal=shape.causal, **options)
     assert np.abs(ours - theirs).max() < 100 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_torch_computes_the_geometric_cases(case):
+    """In float64, where dots and norms suffice."""
+    case = case.at(96)
+    q, k, v = (x.astype(np.float64) for x in case.arrays())
+    for x in (q, k):  # what float32 has left of the manifold's equation is more than the bound below
+        if case.geometry == "lorentz":
+            x[..., 0] = np.sqrt(1 + (x[..., 1:] ** 2).sum(-1))
+        elif case.geometry in ("spherical", "product"):
+            part = x if case.geometry == "spherical" else x[..., 16:32]
+            part /= np.linalg.norm(part, axis=-1, keepdims=True)
+    expected = case.expected(q, k, v, np.arange(96))[1]
+    einstein = case.aggregate == "einstein"
+    values = prepare(torch.from_numpy(v)) if einstein else torch.from_numpy(v)
+    for forms in (PLAIN, TUNED):
+        if case.geometry in forms:
+            found = attend(forms[case.geometry], torch.from_numpy(q), torch.from_numpy(k), values, einstein=einstein)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-11 * abs(expected).max())
+
+
+def test_geometric_rows_say_what_was_measured(capsys, monkeypatch):
+    """At lengths that a test has time for, which it has not for a compiler."""
+    pytest.importorskip("ruvattn_geometric", reason="pip install ./plugins/ruvattn-geometric first")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    report = Report(as_json=True)
+    show_geometric(report, ["hyperbolic, spread to 0.9", "dual-space, spread to 0.9"], [1], 1, length=128)
+    show_geometric_figures(report, rows=4, length=64, widths=(8,))
+    rows = report.document["geometric"]["cases"]
+    for row in rows:
+        assert {"ruvattn", "dot", "sdpa", "torch"} <= row["median"].keys()
+        assert row["of"]["dot"] == row["median"]["ruvattn"] / row["median"]["dot"]
+        assert row["times"]["torch"] == row["median"]["torch"] / row["median"]["ruvattn"]
+    assert [("tuned" in row["times"]) for row in rows] == [True, False]
+    figures = report.document["geometric_figures"]
+    assert {"ruvattn", "torch"} <= figures["attention"][0]["out"].keys()
+    assert max(row["error"] for row in figures["distances"]) < 1e-5
+    text = capsys.readouterr().err
+    for word in ("dual-space", "x torch", "weights ruvattn", "PoincareBall", "1-1e-6"):
+        assert word in text
+    assert "MISSES" not in text
