@@ -17,14 +17,20 @@ from ruvattn.testing.variants import CHECKS
 pytest.importorskip("ruvattn_geometric", reason="pip install ./plugins/ruvattn-geometric first")
 from ruvattn_geometric import (
     DualSpaceAttention,
+    Euclidean,
     HyperbolicAttention,
+    Lorentz,
     LorentzAttention,
     MixedCurvatureAttention,
     PoincareBall,
+    Product,
     ProductAttention,
+    Sphere,
     SphericalAttention,
+    Stereographic,
     mobius_add,
 )
+from ruvattn_geometric.variants.origin import exp_at_origin, log_at_origin
 
 VARIANTS = {
     "hyperbolic": HyperbolicAttention,
@@ -97,7 +103,7 @@ FURTHER = [
     tried("product", ONE_SIZE, **PER_HEAD["product"]),
     tried("dual-space", ((12, 2),), projections=True, num_kv_heads=1, euclidean_dim=4),
 ]
-OF_OPTIONS = ("config_round_trip", "agrees_with_oracle", "forward_batch_equals_forward", "masked_has_no_influence")
+OF_OPTIONS = ("config_round_trip", "agrees_with_oracle", "masked_has_no_influence")
 """Checks that other options may make another thing of."""
 
 
@@ -229,6 +235,41 @@ def test_projections_are_linear_at_the_origin(name, inputs):
     points = [merge(manifold.exp_map0(mapped(x, role))) for x, role in zip(tangents, "qkv", strict=True)]
     made = mapped(merge(manifold.log_map0(split(plain(*points)))), "o")
     close(layer(*given), merge(made if inputs == "tangent" else manifold.exp_map0(made)), 1e-10)
+
+
+MANIFOLDS = [
+    PoincareBall(0.7), Lorentz(0.7), Sphere(1.5), Euclidean(), *(Stereographic(kappa) for kappa in (-2.0, 0.0, 1e-12, 0.5)),
+    PoincareBall([0.5, 1.0, 2.0]), Stereographic([-1.0, 0.0, 1.0]),
+    Product([(Lorentz([0.5, 1.0, 2.0]), 3), (Euclidean(), 2), (Sphere(), 3)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_maps_at_the_origin_are_those_of_the_manifold(manifold, dtype):
+    tangents = np.random.default_rng(0).normal(size=(50, 3, 8)) * np.geomspace(1e-8, 0.4, 50)[:, None, None]
+    tangents[0] = 0
+    tangents = np.where(manifold.origin(8) != 0, 0, tangents).astype(dtype)
+    points, beyond = exp_at_origin(manifold, tangents)
+    assert points.dtype == dtype and beyond is None
+    tolerance = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(points, manifold.exp_map0(tangents), rtol=tolerance)
+    back = log_at_origin(manifold, points)
+    assert back.dtype == dtype
+    np.testing.assert_allclose(back, manifold.log_map0(points), rtol=tolerance)
+
+
+def test_the_way_to_the_antipode_is_that_of_the_manifold():
+    antipode = np.array([-1.5, 0.0, 0.0])
+    np.testing.assert_allclose(log_at_origin(Sphere(1.5), antipode), Sphere(1.5).log_map0(antipode))
+
+
+def test_a_component_that_ends_tells_of_the_point():
+    tangents = np.zeros((3, 6))
+    tangents[1, 2], tangents[2, 3] = 50.0, 50.0
+    points, beyond = exp_at_origin(Product([(Sphere(), 3), (PoincareBall(), 2), (Euclidean(), 1)]), tangents)
+    assert beyond.tolist() == [False, False, True]
+    np.testing.assert_allclose(points[2, 3], 1 - 4 * np.finfo(float).eps, rtol=1e-15)
 
 
 @by_name

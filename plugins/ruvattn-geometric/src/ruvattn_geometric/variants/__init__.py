@@ -6,6 +6,7 @@
              ├─► mixed_curvature.py   stereographic coordinates, a curvature of any sign for each head
              ├─► product.py           several of these side by side
              └─► dual_space.py        a vector and a point of the ball side by side
+    origin.py   from tangent vectors at the origin to points, and back
 
 Each is `ruvattn.builtin.multihead.MultiHeadAttention` with points in the place of vectors, and answers the questions of `ruvattn.GeometricAttention`.
 """

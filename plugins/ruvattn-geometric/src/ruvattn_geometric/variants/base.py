@@ -26,11 +26,12 @@ from ruvattn.headwise import HeadwiseAttention, split_heads
 from ruvattn.running import narrowed
 from ruvattn.validation import as_numbers, check_bool, check_int
 
-from ..manifolds import GeometricManifold, Lorentz, Product, Stereographic
-from ..manifolds.base import EPSILON, lengths, wide
+from ..manifolds import GeometricManifold, Product
+from ..manifolds.base import EPSILON
 from ..scores import GeometricScore
+from .origin import exp_at_origin, log_at_origin
 
-__all__ = ["GeometricVariant", "head_width", "heads_last", "per_head", "within_reach"]
+__all__ = ["GeometricVariant", "head_width", "heads_last", "per_head"]
 
 SIDES = ("manifold", "tangent")
 """What points are given and returned as."""
@@ -145,40 +146,6 @@ def heads_last(manifold: GeometricManifold) -> GeometricManifold:
     if isinstance(other, Product):
         other.components = [(heads_last(part), width) for part, width in other.components]
     return other
-
-
-def within_reach(manifold: GeometricManifold, tangents: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return tangent vectors at the origin, shortened where they would lead further out in hyperbolic space than a dtype has points.
-
-    A ball ends where `Manifold.project` puts what is outside it, four roundings from the edge: at a distance of 15.2/√c from the origin in float32,
-    35.4/√c in float64. A hyperboloid ends where products of coordinates overflow: at 43/√c, and 353/√c.
-
-    Parameters
-    ----------
-    manifold : Manifold
-        Any; no other ends.
-    tangents : ndarray, (..., D) float64
-        The vectors.
-    dtype : dtype
-        Of the points.
-
-    Returns
-    -------
-    ndarray, (..., D) float64
-        The same array where nothing is to be done.
-    """
-    if isinstance(manifold, Product):
-        parts = [(part, tangents[..., columns]) for (part, _), columns in zip(manifold.components, manifold.slices, strict=True)]
-        near = [within_reach(part, own, dtype) for part, own in parts]
-        return tangents if all(a is b for a, (_, b) in zip(near, parts, strict=True)) else np.concatenate(near, -1)
-    if isinstance(manifold, Lorentz):
-        reach = np.log(float(np.finfo(dtype).max)) / 2 - 1
-    elif isinstance(manifold, Stereographic):  # λ is 2 at the origin, so that these are half the distances
-        reach = float(np.arctanh(1 - 4 * EPSILON[dtype.name]))
-    else:
-        return tangents
-    far = np.sqrt(np.maximum(-np.asarray(manifold.curvature), 0))[..., None] * lengths(tangents) / reach
-    return tangents / far.clip(1) if (far > 1).any() else tangents
 
 
 class GeometricVariant(MultiHeadAttention, GeometricAttention):
@@ -390,8 +357,8 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         """How many points of this thread's last call have been moved: "q", "k" and "v" of what came in, "out" of what went out.
 
         A point is the slice of a head. Counted are those that ``project=True`` brought to the manifold, or to its tangent space at the origin, and,
-        with or without it, those that tangent vectors put further out than the dtype has points, as on the edge of the ball: see `within_reach`. What
-        nobody attends to counts too.
+        with or without it, those that tangent vectors put further out than the dtype has points, at the edge of the ball, or where the
+        coordinates on the hyperboloid grow too large. What nobody attends to counts too.
         """
         return dict(self._call.moved)
 
@@ -625,7 +592,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
                 rows = self._moved(rows, off, role, tangent)
             if self._projects:
                 if not tangent:
-                    rows = self._log(rows)
+                    rows = log_at_origin(self._rows, rows)
                 rows = self._split(self._project(rows.reshape(x.shape), role), self.num_heads if role == "q" else self.num_kv_heads)
             if tangent or self._projects:
                 rows = self._exp(rows, role)
@@ -645,19 +612,12 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         rows[..., self._axis(rows.shape[-1])] = 0
         return rows
 
-    # The manifold's own maps raise where one row is no point. Here what is wrong has been dealt with, or nobody sees it.
-
-    def _log(self, points: np.ndarray) -> np.ndarray:
-        """Return the tangent vectors at the origin that lead to points."""
-        return self._rows._log(self._rows._origin(points.shape[-1]), wide(points)).astype(points.dtype)
-
     def _exp(self, tangents: np.ndarray, role: str) -> np.ndarray:
         """Return the points that tangent vectors at the origin lead to, and count those that would be further out than the dtype has points."""
-        given = wide(self._along(tangents))
-        near = within_reach(self._rows, given, tangents.dtype)
-        if near is not given:
-            self._call.moved[role] += int(np.count_nonzero((near != given).any(-1) & np.isfinite(given).all(-1)))
-        return self._rows._exp(self._rows._origin(given.shape[-1]), near).astype(tangents.dtype)
+        points, beyond = exp_at_origin(self._rows, tangents)
+        if beyond is not None:
+            self._call.moved[role] += int(np.count_nonzero(beyond & np.isfinite(tangents).all(-1)))
+        return points
 
     def _axis(self, width: int) -> np.ndarray:
         """Return the coordinates that the origin has, which are those that a tangent vector there does not have."""
@@ -696,7 +656,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
                 rows = rows.astype(np.float32)
             nothing = ~rows.any(-1, keepdims=True)
             with np.errstate(all="ignore"):
-                rows = self._log(np.where(nothing, self._rows.origin(rows.shape[-1], rows.dtype), rows))
+                rows = log_at_origin(self._rows, np.where(nothing, self._rows.origin(rows.shape[-1], rows.dtype), rows))
                 if self._projects:
                     made = self._split(super().project_output(rows.reshape(merged.shape), rows.dtype, None))
                     rows = self._along(made) if tangent else self._exp(made, "out")

@@ -32,12 +32,14 @@ class DualSpaceAttention(GeometricVariant):
         c > 0; the sectional curvature of the ball is −c.
     euclidean_weight, hyperbolic_weight : float or sequence of num_heads floats, default 1.0
         w_e and w_h, at least 0.
-    temperature : float or sequence of num_heads floats, default 1.0
-        τ > 0, what the sum is divided by.
     score : str, default "dual-space"
         The name of a registered score.
     aggregate : str, default "product-mean"
         The name of a registered aggregate. "frechet" is the Fréchet mean, which takes iterations; with "weighted-sum" values are plain vectors.
+    temperature : float or sequence of num_heads floats, default 1.0
+        τ > 0, what the sum is divided by.
+    squared : bool, default False
+        For a score by name that has such an option; "dual-space" has none.
     inputs : {"manifold", "tangent"}, default "manifold"
         Whether queries, keys and values are points, or tangent vectors at the origin.
     outputs : {"manifold", "tangent"}, optional

@@ -25,14 +25,14 @@ class LorentzAttention(GeometricVariant):
         Number of heads.
     c : float or sequence of num_heads floats, default 1.0
         c > 0; the sectional curvature is −c.
-    temperature : float or sequence of num_heads floats, default 1.0
-        τ > 0, what distances are divided by.
-    squared : bool, default False
-        Whether the score is −d²/τ instead of −d/τ.
     score : str, default "lorentz-distance"
         The name of a registered score; also "lorentz-inner", which is ⟨q, k⟩/τ.
     aggregate : str, default "lorentz-centroid"
         The name of a registered aggregate. "frechet" is the Fréchet mean, which takes iterations; with "weighted-sum" values are plain vectors.
+    temperature : float or sequence of num_heads floats, default 1.0
+        τ > 0, what distances are divided by.
+    squared : bool, default False
+        Whether the score is −d²/τ instead of −d/τ.
     inputs : {"manifold", "tangent"}, default "manifold"
         Whether queries, keys and values are points, or tangent vectors at the origin.
     outputs : {"manifold", "tangent"}, optional

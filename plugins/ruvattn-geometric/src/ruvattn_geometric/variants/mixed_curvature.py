@@ -27,14 +27,14 @@ class MixedCurvatureAttention(GeometricVariant):
         Number of heads.
     curvature : float or sequence of num_heads floats, default -1.0
         κ, the sectional curvature.
-    temperature : float or sequence of num_heads floats, default 1.0
-        τ > 0, what distances are divided by.
-    squared : bool, default False
-        Whether the score is −d²/τ instead of −d/τ.
     score : str, default "stereographic-distance"
         The name of a registered score.
     aggregate : str, default "gyromidpoint"
         The name of a registered aggregate. "frechet" is the Fréchet mean, which takes iterations; with "weighted-sum" values are plain vectors.
+    temperature : float or sequence of num_heads floats, default 1.0
+        τ > 0, what distances are divided by.
+    squared : bool, default False
+        Whether the score is −d²/τ instead of −d/τ.
     inputs : {"manifold", "tangent"}, default "manifold"
         Whether queries, keys and values are points, or tangent vectors at the origin.
     outputs : {"manifold", "tangent"}, optional

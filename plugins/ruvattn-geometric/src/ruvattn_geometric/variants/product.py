@@ -32,14 +32,14 @@ class ProductAttention(GeometricVariant):
         whose parameter is the radius, "stereographic", whose parameter is the curvature, and "euclidean", which has none. It is 1 when not
         given, and may be a sequence of num_heads numbers. The numbers of coordinates add up to embed_dim / num_heads. When not given, a
         quarter is hyperbolic, a quarter spherical and the rest Euclidean, if that is at least 8 coordinates in all.
-    temperature : float or sequence of num_heads floats, default 1.0
-        τ > 0, what distances are divided by.
-    squared : bool, default False
-        Whether the score is −d²/τ instead of −d/τ.
     score : str, default "product-distance"
         The name of a registered score.
     aggregate : str, default "product-mean"
         The name of a registered aggregate. "frechet" is the Fréchet mean, which takes iterations; with "weighted-sum" values are plain vectors.
+    temperature : float or sequence of num_heads floats, default 1.0
+        τ > 0, what distances are divided by.
+    squared : bool, default False
+        Whether the score is −d²/τ instead of −d/τ.
     inputs : {"manifold", "tangent"}, default "manifold"
         Whether queries, keys and values are points, or tangent vectors at the origin.
     outputs : {"manifold", "tangent"}, optional

@@ -24,14 +24,14 @@ class SphericalAttention(GeometricVariant):
         Number of heads.
     radius : float or sequence of num_heads floats, default 1.0
         R > 0; the sectional curvature is 1/R².
-    temperature : float or sequence of num_heads floats, default 1.0
-        τ > 0, what distances are divided by.
-    squared : bool, default False
-        Whether the score is −d²/τ instead of −d/τ.
     score : str, default "sphere-distance"
         The name of a registered score; also "cosine", which is the cosine of the angle, divided by τ.
     aggregate : str, default "spherical-mean"
         The name of a registered aggregate. "frechet" is the Fréchet mean, which takes iterations; with "weighted-sum" values are plain vectors.
+    temperature : float or sequence of num_heads floats, default 1.0
+        τ > 0, what distances are divided by.
+    squared : bool, default False
+        Whether the score is −d²/τ instead of −d/τ.
     inputs : {"manifold", "tangent"}, default "manifold"
         Whether queries, keys and values are points, or tangent vectors at the origin.
     outputs : {"manifold", "tangent"}, optional
