@@ -197,37 +197,38 @@ def test_an_unknown_name_says_what_the_environment_leaves_out(fake_plugins, monk
 
 @pytest.fixture
 def only_fakes(fake_plugins, monkeypatch):
-    """Fake plugins with every real one left out."""
-    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "ruvattn-geometric")
+    """Fake plugins with every real one left out, and a provider that no one has installed."""
+    monkeypatch.setattr(registry, "PROVIDERS", {"ruvattn-elsewhere": ("swirling",)})
+    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "ruvattn-elsewhere")
     return fake_plugins
 
 
-@pytest.mark.parametrize("name", ["hyperbolic", "hyperbolc"])
+@pytest.mark.parametrize("name", ["swirling", "swirlng"])
 def test_an_unknown_name_says_what_would_provide_it(only_fakes, name):
     plugins.status()
     with pytest.raises(UnknownVariantError) as caught:
         registry.create(name)
-    assert "'hyperbolic' is provided by ruvattn-geometric: pip install ruvattn-geometric" in str(caught.value)
+    assert "'swirling' is provided by ruvattn-elsewhere: pip install ruvattn-elsewhere" in str(caught.value)
 
 
 def test_a_provider_that_is_installed_but_lacks_the_name_wants_an_upgrade(only_fakes):
-    only_fakes.install("ruvattn-geometric", "def ruvattn_register(registry): pass", version="0.0.1")
+    only_fakes.install("ruvattn-elsewhere", "def ruvattn_register(registry): pass", version="0.0.1")
     with pytest.raises(UnknownVariantError) as caught:
-        registry.create("hyperbolic")
-    assert "'hyperbolic' is not in ruvattn-geometric 0.0.1: pip install --upgrade ruvattn-geometric" in str(caught.value)
+        registry.create("swirling")
+    assert "'swirling' is not in ruvattn-elsewhere 0.0.1: pip install --upgrade ruvattn-elsewhere" in str(caught.value)
 
 
 def test_a_provider_that_is_installed_and_has_the_name_is_not_recommended(only_fakes):
     only_fakes.install(
-        "ruvattn-geometric",
+        "ruvattn-elsewhere",
         """
         def ruvattn_register(registry):
-            registry.variant("hyperbolic", lambda embed_dim, num_heads: None, summary="x")
+            registry.variant("swirling", lambda embed_dim, num_heads: None, summary="x")
         """,
     )
     with pytest.raises(UnknownVariantError) as caught:
-        registry.create("hyperbolc")
-    assert "did you mean 'hyperbolic'?" in str(caught.value)
+        registry.create("swirlng")
+    assert "did you mean 'swirling'?" in str(caught.value)
     assert "pip install" not in str(caught.value)
 
 
