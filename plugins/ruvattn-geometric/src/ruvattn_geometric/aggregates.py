@@ -310,7 +310,7 @@ class Gyromidpoint(_ClosedForm):
 
     def _inside(self, v: np.ndarray, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return 1 + κ‖v‖² of values, where they are points, and the values; those that are none are brought to the edge."""
-        gap = 1 + kappa * _squares(v)
+        gap = 1 + np.where(kappa == 0, 0.0, kappa * _squares(v))  # which may be infinite
         # A NaN is no point either, but stays one.
         inside = ~((gap < EDGE) & (kappa < 0))
         if inside.all():

@@ -38,11 +38,15 @@ TOLERANCES = {"float64": 1e-15, "float32": 1e-9, "float16": 1e-7, "bfloat16": 1e
 """The residual, relative to the points' distance from their mean, that iterations stop at: far below what the dtype resolves, which costs one
 iteration at most."""
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Pairs of a row and a point that are worked on at once: a few arrays of this size fit a cache."""
 
 SERIES = 0.15
 """Below this distance 1 − d cot d loses more digits to cancellation than its series to truncation."""
+
+
+TINY = 1e-300
+"""What stands for a half chord of 0, by which nothing can be divided."""
 
 
 # --- functions of the half chord --------------------------------------------------------------------------------------------------
@@ -76,25 +80,29 @@ class _Pairs:
 
 
 def _bend(square: np.ndarray, across: np.ndarray, sign: int) -> np.ndarray:
+    bend = (1 - across) / square
     small = square < SERIES**2
-    u = sign * np.where(small, square, 0.0)
-    series = sign * (1 / 3 + u * (1 / 45 + u * (2 / 945 + u * (1 / 4725 + u * (2 / 93555 + u * (1382 / 638512875))))))
-    return np.where(small, series, (1 - across) / np.where(small, 1.0, square))
+    if small.any():
+        u = sign * square[small]
+        series = 1 / 3 + u * (1 / 45 + u * (2 / 945 + u * (1 / 4725 + u * (2 / 93555 + u * (1382 / 638512875)))))
+        bend[small] = sign * series
+    return bend
 
 
 def _hyperbolic(chord: np.ndarray) -> _Pairs:
-    root = np.sqrt(chord)
-    half = np.arcsinh(root)
-    ratio = np.where(root > 0, half / np.where(root > 0, root, 1.0), 1.0) / np.sqrt(1 + chord)
+    chord = np.maximum(chord, TINY)
+    root, cosine = np.sqrt(chord), np.sqrt(1 + chord)
+    half = np.log1p(root + chord / (1 + cosine))  # arcsinh(root), in half the time of that
+    ratio = half / (root * cosine)
     square = 4 * half * half
     return _Pairs(chord, ratio, _bend(square, ratio * (1 + 2 * chord), -1), square)
 
 
 def _spherical(chord: np.ndarray, rest: np.ndarray) -> _Pairs:
     """Pairs from sin²(d/2) and cos²(d/2). Near the antipode, where the mean has no derivative, the ratio stays finite."""
+    chord = np.maximum(chord, TINY)
     half = np.arctan2(np.sqrt(chord), np.sqrt(rest))
-    sine = np.sqrt(chord * rest)
-    ratio = np.where(sine > 1e-12, half / np.where(sine > 1e-12, sine, 1.0), np.where(chord < 0.5, 1.0, 1e12))
+    ratio = half / np.sqrt(chord * np.maximum(rest, 1e-24))
     square = 4 * half * half
     return _Pairs(chord, ratio, _bend(square, ratio * (rest - chord), 1), square)
 
@@ -827,7 +835,8 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
         pairs = model.pairs(x)
         right = chart.frame(x, dout[part] * chart.scale)
         tangent = _solved(model, x, pairs, shares[part], right, 1e-14, 200)
-        dweights[part] = model.along(x, pairs, tangent) / totals[part, None]
+        with np.errstate(over="ignore"):  # of weights that are nearly 0
+            dweights[part] = model.along(x, pairs, tangent) / totals[part, None]
         dmodel += model.backward(x, pairs, shares[part], tangent)
     scale = 1.0 if isinstance(manifold, Sphere) else chart.scale
     return dweights, chart.pulled(wide / scale, states, dmodel) / scale
