@@ -116,10 +116,10 @@ class PairwiseDistance(_Geometric):
         ruvattn.set_num_threads(threads)
 
     def teardown(self, case: str, points: str, threads: int) -> None:
-        import ruvattn
-
         # asv calls this too after a setup that skipped.
         if hasattr(self, "threads_before"):
+            import ruvattn
+
             ruvattn.set_num_threads(self.threads_before)
 
 

@@ -85,10 +85,10 @@ class Variant:
         self.query = self.queries[0]
 
     def teardown(self, variant: str, threads: int) -> None:
-        import ruvattn
-
         # asv calls this too after a setup that skipped.
         if hasattr(self, "threads_before"):
+            import ruvattn
+
             ruvattn.set_num_threads(self.threads_before)
 
     def time_sequence(self, variant: str, threads: int) -> None:
