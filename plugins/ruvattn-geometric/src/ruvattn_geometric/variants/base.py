@@ -365,7 +365,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
     def reset(self) -> None:
         """Forget this thread's last call, and with it the arrays that it refers to."""
         super().reset()
-        self._call.moved = dict.fromkeys(COUNTED, 0)
+        self._call.moved, self._call.strange = dict.fromkeys(COUNTED, 0), {}
 
     # --- the questions of geometric attention ----------------------------------------------------------------------------------------
 
