@@ -72,10 +72,15 @@ class Score:
     kernels : dict of str to tuple
         Dtype name (``"float32"``, ``"float64"``) to a pair of ``scipy.LowLevelCallable``: forward and vjp, of which the second may be None.
         A dtype that is missing is computed by `logits`. float16 and bfloat16 compute in float32 and use its form.
+    symmetric : bool
+        True: of a tile with queries and keys exchanged, their terms and vectors too, the logits are the same, transposed: a distance, for example.
+        The compiled form is then given tiles as the engine makes them, keys as rows, where all others have to be turned around and back: that
+        saves a tenth of the time of a call.
     """
 
     splits: tuple[int, ...] | None = None
     vectors: bool = False
+    symmetric: bool = False
     params: ClassVar[dict[str, Any]] = {}
     kernels: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
@@ -291,6 +296,9 @@ class BoundScore:
         self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
         self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
         self.forward = self._compiled(score, self.dtype)
+        self.symmetric = bool(score.symmetric) and self.forward is not None
+        if score.symmetric and len(self.rows) != len(self.cols):
+            raise InvalidInputError(f"{name} says that it is symmetric, and has {len(self.rows)} row terms and {len(self.cols)} column terms")
         self.error: BaseException | None = None
         self.pad: np.ndarray | None = None
 

@@ -5,7 +5,7 @@
                                                                            └─► logits, or select_tile, where no output is wanted
 """
 from libc.math cimport INFINITY
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from .dropout cimport drop
 from .masks cimport add_bias, blend_bits, blend_interval
@@ -81,35 +81,56 @@ cdef inline void gather_keys(const Problem *p, const real *k, const Part *parts,
             at += 1
 
 
-cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                                Py_ssize_t n, Scratch *w) noexcept nogil:
-    cdef Py_ssize_t ld = (n + VLEN - 1) // VLEN * VLEN, plane_size = 2 * VLEN * p.block_keys, c, r, i, j, at
+cdef inline void gather_terms(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, Py_ssize_t row_step, const Part *parts,
+                              int n_parts, Py_ssize_t n, Py_ssize_t col_step, Scratch *w) noexcept nogil:
+    """What a compiled score knows of m queries and n keys: terms, each ``row_step`` or ``col_step`` from the one before, and the points themselves.
+    What is left of the steps is zeros."""
+    cdef Py_ssize_t r, i, at
     cdef const real *source
     cdef int part
-    for c in range(p.planes if p.planes > 0 else 1):
-        to_rows(w.s + c * plane_size, n, m, w.t + c * m * ld, ld)
     for r in range(p.n_rows):
-        memcpy(w.rows + r * m, p.rows[r] + (b * p.heads + h) * p.lq + i0, m * sizeof(real))
+        memcpy(w.rows + r * row_step, p.rows[r] + (b * p.heads + h) * p.lq + i0, m * sizeof(real))
+        for i in range(m, row_step):
+            w.rows[r * row_step + i] = 0
     for r in range(p.n_cols):
         source = p.cols[r] + (b * p.cols_heads[r] + h * p.cols_heads[r] // p.heads) * p.lk
         at = 0
         for part in range(n_parts):
-            memcpy(w.cols + r * ld + at, source + parts[part].start, parts[part].n * sizeof(real))
+            memcpy(w.cols + r * col_step + at, source + parts[part].start, parts[part].n * sizeof(real))
             at += parts[part].n
-        for j in range(n, ld):
-            w.cols[r * ld + j] = 0
+        for i in range(n, col_step):
+            w.cols[r * col_step + i] = 0
     if p.vectors:
         source = p.q + p.q_at[b] + h * p.q_head + i0 * p.q_row
         for i in range(m):
             memcpy(w.qv + i * p.d, source + i * p.q_row, p.d * sizeof(real))
+        memset(w.qv + m * p.d, 0, (row_step - m) * p.d * sizeof(real))
         gather_keys(p, p.k + p.k_at[b] + (h // p.group) * p.k_head, parts, n_parts, w)
+
+
+cdef inline void symmetric_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
+                                 Py_ssize_t n, Scratch *w) noexcept nogil:
+    """The logits of a tile in the place of its dots, which has keys as rows: as it is, where the score doesn't mind which is which."""
+    cdef Py_ssize_t nr = 2 * VLEN
+    gather_terms(p, b, h, i0, m, nr, parts, n_parts, n, n, w)
+    p.forward(w.s, n, nr, nr, w.cols, w.rows, <real *>p.params + h * p.n_params, w.kv if p.vectors else NULL, w.qv if p.vectors else NULL, p.d,
+              p.forward_data)
+
+
+cdef inline void compiled_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
+                                Py_ssize_t n, Scratch *w) noexcept nogil:
+    """The logits of a tile in the place of its dots, by way of a copy that has queries as rows."""
+    cdef Py_ssize_t ld = (n + VLEN - 1) // VLEN * VLEN, plane_size = 2 * VLEN * p.block_keys, c
+    for c in range(p.planes if p.planes > 0 else 1):
+        to_rows(w.s + c * plane_size, n, m, w.t + c * m * ld, ld)
+    gather_terms(p, b, h, i0, m, m, parts, n_parts, n, ld, w)
     p.forward(w.t, m, n, ld, w.rows, w.cols, <real *>p.params + h * p.n_params, w.qv if p.vectors else NULL, w.kv if p.vectors else NULL,
               p.d, p.forward_data)
     from_rows(w.t, ld, n, m, w.s)
 
 
 cdef inline void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t panel, const Part *parts, int n_parts, real *s,
-                           Scratch *w) noexcept nogil:
+                           Py_ssize_t plane_size, Scratch *w) noexcept nogil:
     """The planes of dots of one panel, and the largest dot of each lane."""
     cdef Py_ssize_t nr = 2 * VLEN, c, j, at
     cdef real *q = w.q + panel * p.d * nr
@@ -122,7 +143,7 @@ cdef inline void tile_dots(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
         at = 0
         for part in range(n_parts):
             dots_tile(k + parts[part].start * p.k_row + p.plane_start[c], p.k_row, parts[part].n, q + p.plane_start[c] * nr,
-                      p.plane_start[c + 1] - p.plane_start[c], s + c * nr * p.block_keys + at * nr, top)
+                      p.plane_start[c + 1] - p.plane_start[c], s + c * plane_size + at * nr, top)
             at += parts[part].n
 
 
@@ -133,7 +154,7 @@ cdef inline int python_score(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ss
     cdef Py_ssize_t height = (p.block_rows + nr - 1) // nr * nr
     i = 0
     while i < m:
-        tile_dots(p, b, h, panel + i // nr, parts, n_parts, w.s + i * planes * p.block_keys, w)
+        tile_dots(p, b, h, panel + i // nr, parts, n_parts, w.s + i * planes * p.block_keys, nr * p.block_keys, w)
         rows = m - i if m - i < nr else nr
         for c in range(p.planes):
             to_rows(w.s + (i * planes + c * nr) * p.block_keys, n, rows, w.wide + (c * height + i) * ld, ld)
@@ -163,8 +184,10 @@ cdef inline void tile(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i
     cdef vreal cap, uncap, x
     cdef int part
     if p.python == NULL:
-        tile_dots(p, b, h, panel, parts, n_parts, s, w)
-        if p.forward != NULL:
+        tile_dots(p, b, h, panel, parts, n_parts, s, nr * (n if p.symmetric else p.block_keys), w)
+        if p.symmetric:
+            symmetric_score(p, b, h, i0, m, parts, n_parts, n, w)
+        elif p.forward != NULL:
             compiled_score(p, b, h, i0, m, parts, n_parts, n, w)
     # softcap, bias, masks
     if p.softcap != 0:

@@ -69,6 +69,7 @@ cdef struct Problem:
     const real *params                                 # (heads, n_params)
     Py_ssize_t n_params
     bint vectors
+    bint symmetric                                     # the score takes keys as rows, too
     # a dense matrix of logits instead of an output
     real *logits                                       # (batch, heads, lq, lk), contiguous, or NULL
     # the largest logits of each row instead of an output; the lse over all of them where ``lse`` is given

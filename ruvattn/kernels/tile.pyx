@@ -439,6 +439,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
             p.params = reals(score.params)
             p.n_params = score.params.shape[1]
             p.vectors = score.vectors
+            p.symmetric = score.symmetric
             if score.forward is not None:
                 capsule = tuple.__getitem__(score.forward, 0)
                 p.forward = <score_forward>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))

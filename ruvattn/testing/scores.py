@@ -220,6 +220,28 @@ def logits_are_elementwise(score: Score) -> None:
                     require_close(found, expected[rows, cols], tolerance, "a part of a tile must have the logits of the whole")
 
 
+@CHECKS
+def symmetric_if_it_says_so(score: Score) -> None:
+    """With queries and keys exchanged, terms and vectors too, a symmetric score has the same logits, transposed."""
+    require(isinstance(score.symmetric, bool), f"symmetric must be True or False, got {score.symmetric!r}")
+    if not score.symmetric:
+        raise NotApplicable("it does not say that it is symmetric")
+    for m, n, width in _tiles(score):
+        tile = _tile(score, m, n, width)
+        turned = Tile(
+            tile.dots.transpose(0, 2, 1).copy(),
+            tuple(term.T.copy() for term in tile.cols),
+            tuple(term.T.copy() for term in tile.rows),
+            tile.params,
+            tile.k,
+            tile.q,
+        )
+        with case(m=m, n=n, width=width):
+            expected = _logits(score, tile)
+            tolerance = 2 * accuracy_bounds(expected, _logits(score, _as(tile, np.float32)), np.float64)[1]
+            require_close(_logits(score, turned).T, expected, tolerance, "queries and keys exchanged must have the same logits")
+
+
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ class Rbf(Score):
     array([[ 0. , -0.5]], dtype=float32)
     """
 
+    symmetric = True  # a distance doesn't mind which of the two is the query: the engine need not turn tiles around for the compiled form
+
     def __init__(self, sigma=1.0):
         widths = np.asarray(sigma)
         # Outside these bounds 1/(2σ²) leaves the range of float32.

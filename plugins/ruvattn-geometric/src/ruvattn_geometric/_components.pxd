@@ -6,9 +6,9 @@
 """
 from libc.math cimport fabs, sqrt
 
-from ruvattn.kernels.vector cimport VLEN, real, v_any, v_lanes, v_load, v_lt, v_select, v_set1, v_store, vreal, vuint
+from ruvattn.kernels.vector cimport VLEN, real, v_lanes, v_load, v_lt, v_select, v_set1, v_store, vreal, vuint
 
-from ._functions cimport asin_ratio_v, asinh_ratio_v, difference_of_squares, log_v, sum_of_squares, v_sqrt
+from ._functions cimport asin_ratio_v, asinh_ratio_v, differences, log_v, sum_of_squares, v_sqrt
 
 cdef enum:
     MAX_PARTS = 16
@@ -40,19 +40,32 @@ cdef struct Layout:
 
 
 cdef struct Place:
-    # one part of one query, and the keys from some column of the tile on
-    real first, second           # the query's terms
+    # one part of a tile: rows are queries and columns keys, or the other way round
     real kappa, unit             # unit = √|κ|
     const real *dots
-    const real *first_of         # the keys' terms
-    const real *second_of
-    const real *x                # the query's columns of this part, and those of the first key
+    const real *row              # the rows' terms
+    const real *row_next         # the second ones, of a part that has two
+    const real *col
+    const real *col_next
+    const real *x                # the rows' points and the columns', from this part's first number on
     const real *y
-    Py_ssize_t d, step           # how many columns, and from key to key
+    Py_ssize_t d, step           # how many numbers of a point are this part's, and how many it has
 
 
-cdef inline int sign_of(real kappa) noexcept nogil:
-    return (kappa > 0) - (kappa < 0)
+cdef struct Curve:
+    # what a space is, in every lane
+    vreal kappa, size, unit, twice, once, inverse    # κ, |κ|, √|κ|, 2/√|κ|, 1/√|κ|, 1/κ
+
+
+cdef inline Curve curve_of(real kappa, real unit) noexcept nogil:
+    cdef Curve c
+    c.kappa = v_set1(kappa)
+    c.size = v_set1(<real>fabs(kappa))
+    c.unit = v_set1(unit)
+    c.twice = v_set1(2 / unit if unit > 0 else 0)
+    c.once = v_set1(1 / unit if unit > 0 else 0)
+    c.inverse = v_set1(1 / kappa if kappa != 0 else 0)
+    return c
 
 
 cdef inline real hyperboloid(const real *x, const real *y, Py_ssize_t d, double c, double up, double down) noexcept nogil:
@@ -74,117 +87,122 @@ cdef inline double edge_of(const real *x, Py_ssize_t d, double c) noexcept nogil
     return 1 + sqrt(1 + c * total)
 
 
-cdef inline real lorentz_pair(const Place *s, const real *y, real other) noexcept nogil:
+cdef inline real lorentz_pair(const Place *s, const real *x, const real *y, real first, real other) noexcept nogil:
     """q = ¼(‖Δx‖² − Δt²), Δt = (‖x‖² − ‖y‖²)/(t + t'); in double where most of that cancels, as far out along one ray."""
-    cdef real space = sum_of_squares(s.x, y, -1, s.d), c = -s.kappa
-    cdef real fall = difference_of_squares(s.x, y, s.d) * s.unit / (2 + 2 * c * (s.first + other))
+    cdef real c = -s.kappa, space, fall
+    space = differences(x, y, s.d, &fall)
+    fall = fall * s.unit / (2 + 2 * c * (first + other))
     if fall * fall < space / 2:
         return (space - fall * fall) / 4
-    return hyperboloid(s.x, y, s.d, c, edge_of(s.x, s.d, c), edge_of(y, s.d, c))
+    return hyperboloid(x, y, s.d, c, edge_of(x, s.d, c), edge_of(y, s.d, c))
 
 
-cdef inline real antipodal_pair(const Place *s, const real *y) noexcept nogil:
+cdef inline real antipodal_pair(const real *x, const real *y, Py_ssize_t d, double kappa) noexcept nogil:
     """1 + 2κ x·y + κ²‖x‖²‖y‖² as κ²‖x‖² ‖y + x/κ‖x‖²‖²"""
-    cdef double norm = 0, total = 0, one, kappa = s.kappa
+    cdef double norm = 0, total = 0, one
     cdef Py_ssize_t i
-    for i in range(s.d):
-        norm += <double>s.x[i] * s.x[i]
-    for i in range(s.d):
-        one = y[i] + s.x[i] / (kappa * norm)
+    for i in range(d):
+        norm += <double>x[i] * x[i]
+    for i in range(d):
+        one = y[i] + x[i] / (kappa * norm)
         total += one * one
     return <real>(kappa * kappa * norm * total)
 
 
-cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t j, unsigned int lanes, vreal found, real sign) noexcept nogil:
+cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, unsigned int lanes, vreal found, real sign) noexcept nogil:
     """A vector of ‖x − y‖², of shares of a sphere or of q, with those lanes computed from the points; sign = 1: from the opposite point."""
     cdef real lane[MOST_LANES]
-    cdef real gap, other
+    cdef real gap, first = s.row[i], other
+    cdef const real *x = s.x + i * s.step
     cdef const real *y = s.y + j * s.step
     cdef int at = 0
     v_store(lane, found)
     while lanes != 0:
         if lanes & 1:
+            other = s.col[j + at]
             if kind == SPHERE:
-                other = s.first_of[j + at]
-                gap = 1 / s.first - 1 / other
-                lane[at] = (sum_of_squares(s.x, y, sign, s.d) - gap * gap) * (s.first * other) / 4
-            elif kind == LORENTZ or kind == LORENTZ_INNER:
-                lane[at] = lorentz_pair(s, y, s.first_of[j + at])
+                gap = 1 / first - 1 / other
+                lane[at] = (sum_of_squares(x, y, sign, s.d) - gap * gap) * (first * other) / 4
+            elif kind == LORENTZ:
+                lane[at] = lorentz_pair(s, x, y, first, other)
             elif sign > 0:
-                lane[at] = antipodal_pair(s, y) * (s.second * s.second_of[j + at])
+                lane[at] = antipodal_pair(x, y, s.d, s.kappa) * (s.row_next[i] * s.col_next[j + at])
             else:
-                lane[at] = sum_of_squares(s.x, y, -1, s.d)
+                lane[at] = sum_of_squares(x, y, -1, s.d)
         lanes >>= 1
         at += 1
         y += s.step
     return v_load(lane)
 
 
-cdef inline vreal value_v(const int kind, const int sign, const int mode, const Place *s, Py_ssize_t j, unsigned int valid) noexcept nogil:
-    """What the part makes of the pairs from column j on: the distance, its square, or its term of a sum; ``valid`` has a bit for each key there is.
-    ``sign`` is that of the curvature."""
-    cdef vreal dot = v_load(s.dots + j), col, whole, q, rest, root, z, length, small
-    cdef vreal one = v_set1(1), part = v_set1(<real>(1.0 / 32))
+cdef inline vreal value_v(const int kind, const int sign, const int mode, const Place *s, const Curve *c, Py_ssize_t i, Py_ssize_t j,
+                          unsigned int valid, vreal dot, vreal row, vreal row_next, vreal col, vreal col_next) noexcept nogil:
+    """What the part makes of row i and the columns from j on: the distance, its square, or its term of a sum. ``valid`` has a bit for each column
+    there is, ``sign`` is that of the curvature."""
+    cdef vreal whole, q, rest, root, z, length, small
+    cdef vuint opposite
+    cdef vreal one = v_set1(1), part = v_set1(<real>(1.0 / 32)), quarter = v_set1(<real>0.25)
     cdef unsigned int lanes
     if kind == DOT:
         return dot
-    col = v_load(s.first_of + j)
     if kind == COSINE:
-        return dot * (v_set1(s.first) * col)
+        return dot * (row * col)
     rest = one
     if kind == STEREOGRAPHIC or kind == EUCLIDEAN:
-        whole = v_set1(s.first) + col
+        whole = row + col
         q = whole - (dot + dot)
         lanes = v_lanes(v_lt(q, whole * part)) & valid
         if lanes != 0:
-            q = by_points(kind, s, j, lanes, q, -1)
+            q = by_points(EUCLIDEAN, s, i, j, lanes, q, -1)
         if kind == EUCLIDEAN:
-            q = q * v_set1(<real>0.25)
+            q = q * quarter
         else:
-            q = q * (v_set1(s.second) * v_load(s.second_of + j))
+            q = q * (row_next * col_next)
             if sign > 0:
-                rest = one - v_set1(s.kappa) * q
+                rest = one - c.kappa * q
                 lanes = v_lanes(v_lt(rest, part)) & valid
                 if lanes != 0:
-                    rest = by_points(kind, s, j, lanes, rest, 1)
+                    rest = by_points(STEREOGRAPHIC, s, i, j, lanes, rest, 1)
     elif kind == SPHERE:
-        q = (one - dot * (v_set1(s.first) * col)) * v_set1(<real>0.5)
+        q = (one - dot * (row * col)) * v_set1(<real>0.5)
         lanes = v_lanes(v_lt(q, part)) & valid
         if lanes != 0:
-            q = by_points(kind, s, j, lanes, q, -1)
+            q = by_points(SPHERE, s, i, j, lanes, q, -1)
         rest = one - q
         lanes = v_lanes(v_lt(rest, part)) & valid
         if lanes != 0:
-            rest = by_points(kind, s, j, lanes, rest, 1)
-        q = q * v_set1(1 / s.kappa)
+            rest = by_points(SPHERE, s, i, j, lanes, rest, 1)
+        q = q * c.inverse
     else:
-        whole = v_set1(s.first) + col * v_set1(1 - 2 * s.kappa * s.first)
+        whole = row + col + (row * col) * (c.size + c.size)
         q = whole - dot * v_set1(<real>0.5)
         lanes = v_lanes(v_lt(q, whole * part)) & valid
         if lanes != 0:
-            q = by_points(kind, s, j, lanes, q, -1)
+            q = by_points(LORENTZ, s, i, j, lanes, q, -1)
         if kind == LORENTZ_INNER:
-            return v_set1(1 / s.kappa) - (q + q)
+            return c.inverse - (q + q)
     # d = 2 asin_κ √q
-    root = v_sqrt(q)
+    z = q * c.size
     if sign == 0:
-        length = root + root
+        length = v_sqrt(q)
+        length = length + length
+    elif sign > 0:
+        # an angle of more than a right one by that from the opposite point
+        opposite = v_lt(rest, z)
+        z = v_select(opposite, rest, z)
+        length = v_sqrt(z) * asin_ratio_v(z)
+        length = v_select(opposite, v_set1(<real>1.57079632679489661923) - length, length) * c.twice
     else:
-        z = q * v_set1(<real>fabs(s.kappa))
-        lanes = v_lanes(v_lt(z, v_set1(<real>0.25)))
-        small = length = root
-        if lanes != 0:
-            small = (root + root) * (asinh_ratio_v(z) if sign < 0 else asin_ratio_v(z))
-        length = small
-        if lanes != all_lanes():
-            root = root * v_set1(s.unit)
-            if sign < 0:
-                length = log_v(root + v_sqrt(one + z)) * v_set1(2 / s.unit)
-            else:
-                z = rest / (v_set1(2) + (root + root))
-                length = (v_set1(<real>1.57079632679489661923) - v_set1(2) * v_sqrt(z) * asin_ratio_v(z)) * v_set1(2 / s.unit)
-            if lanes != 0:
-                length = v_select(v_lt(q * v_set1(<real>fabs(s.kappa)), v_set1(<real>0.25)), small, length)
+        lanes = v_lanes(v_lt(z, quarter) | v_lt(v_set1(<real>1e18), z))
+        if lanes == 0:
+            # 2 asinh √z = ln(1 + 2z + 2√(z² + z))
+            z = z + z
+            length = log_v((one + z) + v_sqrt(z * z + (z + z))) * c.once + q * v_set1(0)  # a logarithm makes a number of NaN
+        else:
+            root = v_sqrt(q)
+            length = log_v(root * c.unit + v_sqrt(one + z)) * c.twice + q * v_set1(0)
+            small = (root + root) * asinh_ratio_v(z)
+            length = v_select(v_lt(z, quarter), small, length)
     if mode == SQUARED:
         return length * length
     if mode == SUM:

@@ -15,7 +15,7 @@ cdef struct Pair:
     double q, rest          # sin_κ²(d/2) and 1 − κq
     double length, value    # d, and the term of a sum
     double chord, excess    # ‖x−y‖², and 1 + 2κ x·y + κ²‖x‖²‖y‖² of an opposite pair
-    double first, second    # the key's terms
+    double row, row_next, col, col_next    # the terms
     bint near, opposite
 
 
@@ -69,54 +69,58 @@ cdef inline double excess_of(const real *x, const real *y, Py_ssize_t d, double 
     return kappa * kappa * norm * total
 
 
-cdef inline double angular_of(const Place *s, const real *y, double other, double sign) noexcept nogil:
-    cdef double gap = 1 / <double>s.first - 1 / other
-    return (chord_of(s.x, y, s.d, sign) - gap * gap) * s.first * other / 4
+cdef inline double angular_of(const real *x, const real *y, Py_ssize_t d, double first, double other, double sign) noexcept nogil:
+    """¼ ‖x/‖x‖ + sign·y/‖y‖‖², by the reciprocal norms"""
+    cdef double gap = 1 / first - 1 / other
+    return (chord_of(x, y, d, sign) - gap * gap) * first * other / 4
 
 
-cdef inline void measure(int kind, const Place *s, Py_ssize_t j, Pair *p) noexcept nogil:
-    """What there is to know of query and key j."""
-    cdef double dot = s.dots[j], kappa = s.kappa, whole, unit
+cdef inline void measure(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, Py_ssize_t ld, Pair *p) noexcept nogil:
+    """What there is to know of row i and column j."""
+    cdef double dot = s.dots[i * ld + j], kappa = s.kappa, whole, unit
+    cdef const real *x = s.x + i * s.step
     cdef const real *y = s.y + j * s.step
     p.near = False
     p.opposite = False
     p.rest = 1
     p.length = 0
-    p.first = s.first_of[j] if s.first_of != NULL else 0
-    p.second = s.second_of[j] if s.second_of != NULL else 0
+    p.row = s.row[i]
+    p.row_next = s.row_next[i]
+    p.col = s.col[j]
+    p.col_next = s.col_next[j]
     if kind == DOT:
         p.value = dot
         return
     if kind == COSINE:
-        p.value = dot * s.first * p.first
+        p.value = dot * p.row * p.col
         return
     if kind == STEREOGRAPHIC or kind == EUCLIDEAN:
-        whole = <double>s.first + p.first
+        whole = p.row + p.col
         p.chord = whole - 2 * dot
         if p.chord < whole / 32:
             p.near = True
-            p.chord = chord_of(s.x, y, s.d, -1)
-        p.q = p.chord / 4 if kind == EUCLIDEAN else p.chord * s.second * p.second
+            p.chord = chord_of(x, y, s.d, -1)
+        p.q = p.chord / 4 if kind == EUCLIDEAN else p.chord * p.row_next * p.col_next
     elif kind == SPHERE:
-        whole = (1 - dot * s.first * p.first) / 2
+        whole = (1 - dot * p.row * p.col) / 2
         if whole < 1.0 / 32:
             p.near = True
-            whole = angular_of(s, y, p.first, -1)
+            whole = angular_of(x, y, s.d, p.row, p.col, -1)
         p.q = whole / kappa
     else:
-        whole = s.first + p.first - 2 * kappa * s.first * p.first
+        whole = p.row + p.col - 2 * kappa * p.row * p.col
         p.q = whole - dot / 2
         if p.q < whole / 32:
             p.near = True
-            p.q = hyperboloid_of(s.x, y, s.d, -kappa)
+            p.q = hyperboloid_of(x, y, s.d, -kappa)
     p.rest = 1 - kappa * p.q
     if kappa > 0 and p.rest < 1.0 / 32:
         p.opposite = True
         if kind == SPHERE:
-            p.rest = angular_of(s, y, p.first, 1)
+            p.rest = angular_of(x, y, s.d, p.row, p.col, 1)
         else:
-            p.excess = excess_of(s.x, y, s.d, kappa)
-            p.rest = p.excess * s.second * p.second
+            p.excess = excess_of(x, y, s.d, kappa)
+            p.rest = p.excess * p.row_next * p.col_next
         p.q = (1 - p.rest) / kappa
     if kind == LORENTZ_INNER:
         p.value = 1 / kappa - 2 * p.q
@@ -146,50 +150,51 @@ cdef inline double bend_of(int kind, const Pair *p, double kappa) noexcept nogil
     return p.q * root * total
 
 
-cdef inline void add_points(const Place *s, const real *y, Spread *to, double of_x, double of_y, double of_x_alone, double of_y_alone) noexcept nogil:
-    """dx += of_x·(x, y mixed) …: dx += of_x·x + of_y·y for the query, dy += of_x_alone·x + of_y_alone·y for the key."""
+cdef inline void add_points(const real *x, const real *y, Py_ssize_t d, Spread *to, double xx, double xy, double yx, double yy) noexcept nogil:
+    """dx += xx·x + xy·y, dy += yx·x + yy·y"""
     cdef Py_ssize_t i
-    for i in range(s.d):
-        to.dx[i] += <real>(of_x * s.x[i] + of_y * y[i])
-        to.dy[i] += <real>(of_x_alone * s.x[i] + of_y_alone * y[i])
+    for i in range(d):
+        to.dx[i] += <real>(xx * x[i] + xy * y[i])
+        to.dy[i] += <real>(yx * x[i] + yy * y[i])
 
 
-cdef inline void add_difference(const Place *s, const real *y, Spread *to, double up, double sign) noexcept nogil:
+cdef inline void add_difference(const real *x, const real *y, Py_ssize_t d, Spread *to, double up, double sign) noexcept nogil:
     """dx += up·(x + sign·y), dy += sign·up·(x + sign·y)"""
     cdef Py_ssize_t i
     cdef double one
-    for i in range(s.d):
-        one = up * (s.x[i] + sign * y[i])
+    for i in range(d):
+        one = up * (x[i] + sign * y[i])
         to.dx[i] += <real>one
         to.dy[i] += <real>(sign * one)
 
 
-cdef inline void add_lorentz(const Place *s, const real *y, Spread *to, double up, double c) noexcept nogil:
+cdef inline void add_lorentz(const real *x, const real *y, Py_ssize_t d, Spread *to, double up, double c) noexcept nogil:
     """q = ¼(‖Δx‖² − Δt²): dx += up/2·(Δx − Δt x/t), dy += −up/2·(Δx − Δt y/t'); ∂q/∂κ = Δt²/(4c² t t')"""
-    cdef double t = sqrt(1 / c + dot_of(s.x, s.x, s.d)), other = sqrt(1 / c + dot_of(y, y, s.d)), fall = 0, one
+    cdef double t = sqrt(1 / c + dot_of(x, x, d)), other = sqrt(1 / c + dot_of(y, y, d)), fall = 0, one
     cdef Py_ssize_t i
-    for i in range(s.d):
-        fall += (<double>s.x[i] - y[i]) * (<double>s.x[i] + y[i])
+    for i in range(d):
+        fall += (<double>x[i] - y[i]) * (<double>x[i] + y[i])
     fall /= t + other
-    for i in range(s.d):
-        one = <double>s.x[i] - y[i]
-        to.dx[i] += <real>(up / 2 * (one - fall / t * s.x[i]))
+    for i in range(d):
+        one = <double>x[i] - y[i]
+        to.dx[i] += <real>(up / 2 * (one - fall / t * x[i]))
         to.dy[i] -= <real>(up / 2 * (one - fall / other * y[i]))
     to.dcurvature[0] += up * fall * fall / (4 * c * c * t * other)
 
 
-cdef inline void chain(int kind, const Place *s, Py_ssize_t j, const Pair *p, double up, bint squared, Spread *to) noexcept nogil:
+cdef inline void chain(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, const Pair *p, double up, bint squared, Spread *to) noexcept nogil:
     """Add the gradient ``up`` of the pair's term of a sum, or of the square of its distance, to all it was computed from."""
     cdef double kappa = s.kappa, root = sqrt(p.q), slope = sqrt(p.rest), dq, dchord, share, gap, a, b
+    cdef const real *x = s.x + i * s.step
     cdef const real *y = s.y + j * s.step
     if kind == DOT:
         to.dots[0] = <real>up
         return
     if kind == COSINE:
         share = to.dots[0]
-        to.drow[0] += <real>(up * share * p.first)
-        to.dcol[0] += <real>(up * share * s.first)
-        to.dots[0] = <real>(up * s.first * p.first)
+        to.drow[0] += <real>(up * share * p.col)
+        to.dcol[0] += <real>(up * share * p.row)
+        to.dots[0] = <real>(up * p.row * p.col)
         return
     if kind == LORENTZ_INNER:
         to.dcurvature[0] -= up / (kappa * kappa)
@@ -203,22 +208,22 @@ cdef inline void chain(int kind, const Place *s, Py_ssize_t j, const Pair *p, do
             to.dcurvature[0] -= up * bend_of(kind, p, kappa)
         dq = -up / (root * slope) if root * slope > 0 else 0
     if kind == STEREOGRAPHIC or kind == EUCLIDEAN:
-        a = s.second if kind == STEREOGRAPHIC else 0.5
-        b = p.second if kind == STEREOGRAPHIC else 0.5
+        a = p.row_next if kind == STEREOGRAPHIC else 0.5
+        b = p.col_next if kind == STEREOGRAPHIC else 0.5
         dchord = dq * a * b
         if kind == STEREOGRAPHIC:
             share = dq * p.chord if not p.opposite else -dq * p.excess / kappa
             to.drow_next[0] += <real>(share * b)
             to.dcol_next[0] += <real>(share * a)
         if p.opposite:
-            a = dot_of(s.x, s.x, s.d)
+            a = dot_of(x, x, s.d)
             b = dot_of(y, y, s.d)
-            share = dot_of(s.x, y, s.d)
+            share = dot_of(x, y, s.d)
             to.dcurvature[0] -= dchord * (2 * kappa * a * b + 2 * share) / kappa + dq * (1 - p.rest) / (kappa * kappa)
-            add_points(s, y, to, -2 * dchord * kappa * b, -2 * dchord, -2 * dchord, -2 * dchord * kappa * a)
+            add_points(x, y, s.d, to, -2 * dchord * kappa * b, -2 * dchord, -2 * dchord, -2 * dchord * kappa * a)
             to.dots[0] = 0
         elif p.near:
-            add_difference(s, y, to, 2 * dchord, -1)
+            add_difference(x, y, s.d, to, 2 * dchord, -1)
             to.dots[0] = 0
         else:
             to.dots[0] = <real>(-2 * dchord)
@@ -228,24 +233,24 @@ cdef inline void chain(int kind, const Place *s, Py_ssize_t j, const Pair *p, do
     if kind == SPHERE:
         dq /= kappa
         if p.near or p.opposite:
-            gap = 1 / <double>s.first - 1 / p.first
+            gap = 1 / p.row - 1 / p.col
             share = p.rest if p.opposite else 1 - p.rest
             a = -dq if p.opposite else dq
-            add_difference(s, y, to, a * s.first * p.first / 2, 1 if p.opposite else -1)
-            to.drow[0] += <real>(a * (share + gap * p.first / 2) / s.first)
-            to.dcol[0] += <real>(a * (share - gap * s.first / 2) / p.first)
+            add_difference(x, y, s.d, to, a * p.row * p.col / 2, 1 if p.opposite else -1)
+            to.drow[0] += <real>(a * (share + gap * p.col / 2) / p.row)
+            to.dcol[0] += <real>(a * (share - gap * p.row / 2) / p.col)
             to.dots[0] = 0
         else:
             share = to.dots[0]
-            to.drow[0] -= <real>(dq * share * p.first / 2)
-            to.dcol[0] -= <real>(dq * share * s.first / 2)
-            to.dots[0] = <real>(-dq * s.first * p.first / 2)
+            to.drow[0] -= <real>(dq * share * p.col / 2)
+            to.dcol[0] -= <real>(dq * share * p.row / 2)
+            to.dots[0] = <real>(-dq * p.row * p.col / 2)
         return
     if p.near:
-        add_lorentz(s, y, to, dq, -kappa)
+        add_lorentz(x, y, s.d, to, dq, -kappa)
         to.dots[0] = 0
         return
-    to.drow[0] += <real>(dq * (1 - 2 * kappa * p.first))
-    to.dcol[0] += <real>(dq * (1 - 2 * kappa * s.first))
-    to.dcurvature[0] -= 2 * dq * s.first * p.first
+    to.drow[0] += <real>(dq * (1 - 2 * kappa * p.col))
+    to.dcol[0] += <real>(dq * (1 - 2 * kappa * p.row))
+    to.dcurvature[0] -= 2 * dq * p.row * p.col
     to.dots[0] = <real>(-dq / 2)

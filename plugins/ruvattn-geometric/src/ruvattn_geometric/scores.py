@@ -138,6 +138,7 @@ class GeometricScore(Score):
     """
 
     vectors = True
+    symmetric = True
     kernels = _Kernels()
     mode: int
     parts: tuple[Part, ...]
@@ -217,7 +218,8 @@ class GeometricScore(Score):
                 continue
             kappa, group = self._curvature(part, heads)
             own = part.columns(x)
-            norms = np.vecdot(own, own, dtype=np.float64)
+            # einsum converts in small blocks as it goes: vecdot takes ten times as long for that, and .astype needs an array of the size
+            norms = np.einsum("...i,...i->...", own, own, dtype=np.float64)
             if group > 1:
                 norms = np.repeat(norms, group, -2)
             if part.kind == STEREOGRAPHIC:
