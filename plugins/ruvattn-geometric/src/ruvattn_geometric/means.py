@@ -829,12 +829,13 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
     states = chart.states(wide)
     model = chart.model(states)
     dmodel = np.zeros(model.y.shape)
+    tolerance = max(1e-14, TOLERANCES.get(array.dtype.name, 0.0))
     usable &= out.any(-1) if isinstance(model, _Sphere) and not isinstance(chart, _ProjectedSphereChart) else True
     for part in _blocks(np.flatnonzero(usable), len(wide)):
         x = chart.states(out[part])
         pairs = model.pairs(x)
         right = chart.frame(x, dout[part] * chart.scale)
-        tangent = _solved(model, x, pairs, shares[part], right, 1e-14, 200)
+        tangent = _solved(model, x, pairs, shares[part], right, tolerance, 200)
         with np.errstate(over="ignore"):  # of weights that are nearly 0
             dweights[part] = model.along(x, pairs, tangent) / totals[part, None]
         dmodel += model.backward(x, pairs, shares[part], tangent)
