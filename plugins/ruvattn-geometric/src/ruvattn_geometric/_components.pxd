@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""The parts of a score, as ruvattn_geometric.scores lays them out, and what a vector of pairs makes of one part.
+"""The parts of a score, as ruvattn_geometric.layout lays them out, and what a vector of pairs makes of one part.
 
     dot, terms ──► q = sin_κ²(d/2) ──► d, d², or another function of q
                    └─ lanes where that cancels: once more, from the points

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The scores of ruvattn_geometric.scores, compiled: logits and their derivatives for a tile.
+"""The scores of ruvattn_geometric.geometric_score, compiled: logits and their derivatives for a tile.
 
 Parameter 0 is the temperature; which parameters are curvatures and weights, which plane and which terms a part has, says the Layout that comes
 as ``user_data``. Compiled once per instruction set and dtype.

@@ -26,9 +26,9 @@ from ruvattn.headwise import HeadwiseAttention, split_heads
 from ruvattn.running import narrowed
 from ruvattn.validation import as_numbers, check_bool, check_int
 
+from ..geometric_score import GeometricScore
 from ..manifolds import GeometricManifold, Product
 from ..manifolds.base import EPSILON
-from ..scores import GeometricScore
 from .origin import exp_at_origin, log_at_origin
 
 __all__ = ["GeometricVariant", "head_width", "heads_last", "per_head"]
