@@ -417,7 +417,7 @@ BROKEN_SCORES = {
     "terms_have_their_shape": [
         broken(Distance, row_terms=lambda self, q, pos: [(q * q).sum(-1)]),
         broken(Distance, col_terms=lambda self, k, pos: (k,)),
-        broken(Distance, row_terms=lambda self, q, pos: 5 * ((q * q).sum(-1),)),
+        broken(Distance, row_terms=lambda self, q, pos: 33 * ((q * q).sum(-1),)),
     ],
     "logits_have_their_shape": [
         broken(Distance, logits=_logits(np.transpose)),
@@ -426,6 +426,10 @@ BROKEN_SCORES = {
         broken(Distance, logits=_logits(lambda x: x * np.nan)),
     ],
     "logits_are_elementwise": [broken(Distance, logits=_logits(lambda x: x - x.max(1, keepdims=True)))],
+    "symmetric_if_it_says_so": [
+        broken(Distance, symmetric=True, logits=lambda self, t: Distance.logits(self, t) - t.rows[0]),
+        broken(Distance, symmetric=1),
+    ],
     "logits_vjp_matches_differences": [
         broken(Distance, logits_vjp=_without_planes),
         broken(Distance, logits_vjp=_without_sigma),

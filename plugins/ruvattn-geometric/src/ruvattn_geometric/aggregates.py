@@ -32,6 +32,7 @@ from ruvattn.interfaces import Manifold
 
 from .manifolds import Euclidean, GeometricManifold, Lorentz, PoincareBall, Product, Sphere, Stereographic
 from .manifolds.base import lengths, plain, read_numbers, unit
+from .manifolds.product import DEFAULT_SIGNATURE
 from .means import frechet_means, frechet_means_vjp, settled
 
 __all__ = [
@@ -801,8 +802,6 @@ class FrechetMean(Aggregate):
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------------------
-
-DEFAULT_SIGNATURE = (("hyperbolic", 16, 1.0), ("spherical", 16, 1.0), ("euclidean", 32))
 
 # What each name of a manifold takes, and what makes it.
 _NAMED: dict[str, tuple[str | None, Callable[..., GeometricManifold]]] = {

@@ -32,6 +32,8 @@ from ruvattn.validation import check_bool, check_int
 
 from .geometric_score import GeometricScore
 from .layout import COSINE, DOT, EUCLIDEAN, LENGTH, LORENTZ, LORENTZ_INNER, MAX_PARTS, SPHERE, SQUARED, STEREOGRAPHIC, SUM, TERMS, Part, alone
+from .manifolds import Euclidean, Lorentz, PoincareBall, Product, Sphere, Stereographic
+from .manifolds.product import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
     from ruvattn.interfaces import Manifold
@@ -218,8 +220,6 @@ SPLIT_WIDTHS = (2, 3, 9, 33)
 
 def _spaces(manifold: Any) -> list[tuple[int | None, int, Any]]:
     """Return width, kind and sectional curvature of each component of a manifold; a width is known of components only."""
-    from .manifolds import Euclidean, Lorentz, Product, Sphere, Stereographic
-
     if isinstance(manifold, Product):
         if len(manifold.components) > MAX_PARTS:
             raise InvalidInputError(f"manifold must have at most {MAX_PARTS} components, got {len(manifold.components)}")
@@ -281,43 +281,31 @@ def _negated(value: Any) -> Any:
 
 def poincare_distance(c: Any = 1.0, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the distance of the Poincaré ball as a score, of numbers alone, as names are registered."""
-    from .manifolds import PoincareBall
-
     return DistanceScore(PoincareBall(c), temperature=temperature, squared=squared)
 
 
 def lorentz_distance(c: Any = 1.0, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the distance of the hyperboloid as a score."""
-    from .manifolds import Lorentz
-
     return DistanceScore(Lorentz(c), temperature=temperature, squared=squared)
 
 
 def sphere_distance(radius: Any = 1.0, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the distance on a sphere as a score."""
-    from .manifolds import Sphere
-
     return DistanceScore(Sphere(radius), temperature=temperature, squared=squared)
 
 
 def euclidean_distance(*, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the Euclidean distance as a score."""
-    from .manifolds import Euclidean
-
     return DistanceScore(Euclidean(), temperature=temperature, squared=squared)
 
 
 def stereographic_distance(curvature: Any = -1.0, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the distance of the stereographic model of any curvature as a score."""
-    from .manifolds import Stereographic
-
     return DistanceScore(Stereographic(curvature), temperature=temperature, squared=squared)
 
 
-def product_distance(signature: Any, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
+def product_distance(signature: Any = DEFAULT_SIGNATURE, *, temperature: Any = 1.0, squared: bool = False) -> DistanceScore:
     """Return the distance of a product of spaces as a score."""
-    from .manifolds import Product
-
     return DistanceScore(Product.from_signature(signature), temperature=temperature, squared=squared)
 
 

@@ -18,7 +18,10 @@ from .lorentz import Lorentz
 from .sphere import Sphere
 from .stereographic import Stereographic
 
-__all__ = ["Product"]
+__all__ = ["DEFAULT_SIGNATURE", "Product"]
+
+DEFAULT_SIGNATURE = (("hyperbolic", 16, 1.0), ("spherical", 16, 1.0), ("euclidean", 32))
+"""What registered names stand for that are given no signature: heads of 64."""
 
 # The names of a signature: what makes the component of its number, and that number's name and default.
 SIGNATURE: dict[str, tuple[Any, str, float | None]] = {
