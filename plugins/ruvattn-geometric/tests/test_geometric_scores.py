@@ -110,6 +110,11 @@ def test_distances_to_the_opposite_point_are_accurate(space):
     assert off(-ruvattn.attention_logits(x, y, score=DistanceScore(space)), expected).max() < 1e-6
 
 
+def test_the_opposite_point_itself_is_half_a_circle_away():
+    poles = np.eye(3)[:1]
+    np.testing.assert_allclose(ruvattn.attention_logits(poles, -poles, score=DistanceScore(Sphere(2.0))), [[-2 * np.pi]], rtol=1e-15)
+
+
 def test_points_of_the_hyperboloid_far_out_on_one_ray_are_told_apart():
     ray = np.array([0.6, 0.8, 0.0])
     x = np.concatenate([[[0.0]], [[0.0]]], 0) + ray * np.array([[1e6], [2e6]])

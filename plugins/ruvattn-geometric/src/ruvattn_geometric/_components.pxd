@@ -1,12 +1,13 @@
 # cython: cdivision=True
 """The parts of a score, as ruvattn_geometric.layout lays them out, and what a vector of pairs makes of one part.
 
-    dot, terms ──► q = sin_κ²(d/2) ──► d, d², or another function of q
+    half_v     dot, terms ──► q = sin_κ²(d/2)
                    └─ lanes where that cancels: once more, from the points
+    length_v   q ──► d, d² or −d
 """
 from libc.math cimport fabs, sqrt
 
-from ruvattn.kernels.vector cimport VLEN, real, v_lanes, v_load, v_lt, v_select, v_set1, v_store, vreal, vuint
+from ruvattn.kernels.vector cimport VLEN, real, v_lanes, v_load, v_lt, v_max, v_select, v_set1, v_store, vreal, vuint
 
 from ._functions cimport asin_ratio_v, asinh_ratio_v, differences, log_v, sum_of_squares, v_sqrt
 
@@ -97,6 +98,30 @@ cdef inline real lorentz_pair(const Place *s, const real *x, const real *y, real
     return hyperboloid(x, y, s.d, c, edge_of(x, s.d, c), edge_of(y, s.d, c))
 
 
+cdef inline double by_directions(const real *x, const real *y, Py_ssize_t d, double sign) noexcept nogil:
+    """¼ ‖x/‖x‖ + sign·y/‖y‖‖²"""
+    cdef double first = 0, other = 0, total = 0, one
+    cdef Py_ssize_t i
+    for i in range(d):
+        first += <double>x[i] * x[i]
+        other += <double>y[i] * y[i]
+    first = 1 / sqrt(first)
+    other = sign / sqrt(other)
+    for i in range(d):
+        one = first * x[i] + other * y[i]
+        total += one * one
+    return total / 4
+
+
+cdef inline real sphere_pair(const real *x, const real *y, Py_ssize_t d, real sign, real first, real other) noexcept nogil:
+    """The same as (‖x + sign·y‖² − (‖x‖ − ‖y‖)²)/4‖x‖‖y‖, which has all digits where the lengths differ by rounding; by the directions where they
+    differ by about as much as the points, where rounding may even leave less than 0."""
+    cdef real chord = sum_of_squares(x, y, sign, d), gap = 1 / first - 1 / other
+    if gap * gap < chord / 2:
+        return (chord - gap * gap) * (first * other) / 4
+    return <real>by_directions(x, y, d, sign)
+
+
 cdef inline real antipodal_pair(const real *x, const real *y, Py_ssize_t d, double kappa) noexcept nogil:
     """1 + 2κ x·y + κ²‖x‖²‖y‖² as κ²‖x‖² ‖y + x/κ‖x‖²‖²"""
     cdef double norm = 0, total = 0, one
@@ -112,7 +137,7 @@ cdef inline real antipodal_pair(const real *x, const real *y, Py_ssize_t d, doub
 cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, unsigned int lanes, vreal found, real sign) noexcept nogil:
     """A vector of ‖x − y‖², of shares of a sphere or of q, with those lanes computed from the points; sign = 1: from the opposite point."""
     cdef real lane[MOST_LANES]
-    cdef real gap, first = s.row[i], other
+    cdef real first = s.row[i], other
     cdef const real *x = s.x + i * s.step
     cdef const real *y = s.y + j * s.step
     cdef int at = 0
@@ -121,8 +146,7 @@ cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssi
         if lanes & 1:
             other = s.col[j + at]
             if kind == SPHERE:
-                gap = 1 / first - 1 / other
-                lane[at] = (sum_of_squares(x, y, sign, s.d) - gap * gap) * (first * other) / 4
+                lane[at] = sphere_pair(x, y, s.d, sign, first, other)
             elif kind == LORENTZ:
                 lane[at] = lorentz_pair(s, x, y, first, other)
             elif sign > 0:
@@ -135,13 +159,11 @@ cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssi
     return v_load(lane)
 
 
-cdef inline vreal value_v(const int kind, const int sign, const int mode, const Place *s, const Curve *c, Py_ssize_t i, Py_ssize_t j,
-                          unsigned int valid, vreal dot, vreal row, vreal row_next, vreal col, vreal col_next) noexcept nogil:
-    """What the part makes of row i and the columns from j on: the distance, its square, or its term of a sum. ``valid`` has a bit for each column
-    there is, ``sign`` is that of the curvature."""
-    cdef vreal whole, q, rest, root, z, length, small
-    cdef vuint opposite
-    cdef vreal one = v_set1(1), part = v_set1(<real>(1.0 / 32)), quarter = v_set1(<real>0.25)
+cdef inline vreal half_v(const int kind, const int sign, const Place *s, const Curve *c, Py_ssize_t i, Py_ssize_t j,
+                         unsigned int valid, vreal dot, vreal row, vreal row_next, vreal col, vreal col_next) noexcept nogil:
+    """q of row i and the columns from j on, or what a part without distances makes of them. ``valid`` has a bit for each column there is, ``sign`` is
+    that of the curvature."""
+    cdef vreal whole, q, rest, one = v_set1(1), part = v_set1(<real>(1.0 / 32))
     cdef unsigned int lanes
     if kind == DOT:
         return dot
@@ -155,7 +177,7 @@ cdef inline vreal value_v(const int kind, const int sign, const int mode, const 
         if lanes != 0:
             q = by_points(EUCLIDEAN, s, i, j, lanes, q, -1)
         if kind == EUCLIDEAN:
-            q = q * quarter
+            q = q * v_set1(<real>0.25)
         else:
             q = q * (row_next * col_next)
             if sign > 0:
@@ -181,14 +203,25 @@ cdef inline vreal value_v(const int kind, const int sign, const int mode, const 
             q = by_points(LORENTZ, s, i, j, lanes, q, -1)
         if kind == LORENTZ_INNER:
             return c.inverse - (q + q)
-    # d = 2 asin_κ √q
+    if sign > 0:
+        # what is nearly opposite keeps its digits as −(1 − κq), for no q is negative; and that must not be 0 to be told from one
+        return v_select(v_lt(rest, part), v_set1(0) - v_max(v_set1(<real>1e-37), rest), q)
+    return q
+
+
+cdef inline vreal length_v(const int sign, const int mode, const Curve *c, vreal q) noexcept nogil:
+    """d = 2 asin_κ √q, its square, or −d for a sum, from what half_v gave."""
+    cdef vreal one = v_set1(1), quarter = v_set1(<real>0.25), length, z, root, small, rest
+    cdef vuint opposite
+    cdef unsigned int lanes
     z = q * c.size
     if sign == 0:
         length = v_sqrt(q)
         length = length + length
     elif sign > 0:
         # an angle of more than a right one by that from the opposite point
-        opposite = v_lt(rest, z)
+        rest = v_select(v_lt(q, v_set1(0)), v_set1(0) - q, one - z)
+        opposite = v_lt(rest, v_set1(<real>0.5))
         z = v_select(opposite, rest, z)
         length = v_sqrt(z) * asin_ratio_v(z)
         length = v_select(opposite, v_set1(<real>1.57079632679489661923) - length, length) * c.twice

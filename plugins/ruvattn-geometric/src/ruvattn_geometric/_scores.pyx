@@ -11,7 +11,7 @@ from ruvattn.kernels.vector cimport VLEN, real, v_load, v_set1, v_store, vreal
 
 from ._components cimport (
     COSINE, DOT, EUCLIDEAN, LENGTH, LORENTZ, LORENTZ_INNER, MAX_PARTS, MOST_LANES, SPHERE, SQUARED, STEREOGRAPHIC, SUM, Curve, Layout, Place,
-    all_lanes, curve_of, value_v,
+    all_lanes, curve_of, half_v, length_v,
 )
 from ._functions cimport v_sqrt
 from ._pairs cimport Pair, Spread, chain, measure
@@ -37,17 +37,26 @@ cdef inline void place(const Layout *f, int part, Py_ssize_t m, Py_ssize_t ld, c
 
 cdef inline void fill(const int kind, const int sign, const int mode, const Place *s, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real weight,
                       const real *before, real *out) noexcept nogil:
-    """out = before + weight · value, for every pair of the tile; ``before`` is NULL for nothing. It and ``out`` may be the part's own dots."""
+    """out = before + weight · value, for every pair of the tile; ``before`` is NULL for nothing. It and ``out`` may be the part's own dots.
+
+    Two passes, q and then what becomes of it: as one, its chain of operations is so long that the processor can't see the next one's beginning.
+    """
     cdef Py_ssize_t i, j = 0, at, left
     cdef Curve c = curve_of(s.kappa, s.unit)
     cdef vreal w = v_set1(weight), col, col_next, x
     cdef real spare[4][MOST_LANES]
+    cdef real *half = <real *>s.dots
     while j + VLEN <= n:
         col = v_load(s.col + j)
         col_next = v_load(s.col_next + j)
         for i in range(m):
-            x = w * value_v(kind, sign, mode, s, &c, i, j, all_lanes(), v_load(s.dots + i * ld + j), v_set1(s.row[i]), v_set1(s.row_next[i]),
-                            col, col_next)
+            x = half_v(kind, sign, s, &c, i, j, all_lanes(), v_load(s.dots + i * ld + j), v_set1(s.row[i]), v_set1(s.row_next[i]), col, col_next)
+            v_store(half + i * ld + j, x)
+        for i in range(m):
+            x = v_load(half + i * ld + j)
+            if kind != DOT and kind != COSINE and kind != LORENTZ_INNER:
+                x = length_v(sign, mode, &c, x)
+            x = w * x
             if before != NULL:
                 x = x + v_load(before + i * ld + j)
             v_store(out + i * ld + j, x)
@@ -65,9 +74,10 @@ cdef inline void fill(const int kind, const int sign, const int mode, const Plac
     for i in range(m):
         for at in range(left):
             spare[2][at] = s.dots[i * ld + j + at]
-        x = w * value_v(kind, sign, mode, s, &c, i, j, (<unsigned int>1 << left) - 1, v_load(spare[2]), v_set1(s.row[i]), v_set1(s.row_next[i]),
-                        col, col_next)
-        v_store(spare[3], x)
+        x = half_v(kind, sign, s, &c, i, j, (<unsigned int>1 << left) - 1, v_load(spare[2]), v_set1(s.row[i]), v_set1(s.row_next[i]), col, col_next)
+        if kind != DOT and kind != COSINE and kind != LORENTZ_INNER:
+            x = length_v(sign, mode, &c, x)
+        v_store(spare[3], w * x)
         for at in range(left):
             out[i * ld + j + at] = spare[3][at] + (before[i * ld + j + at] if before != NULL else 0)
 
