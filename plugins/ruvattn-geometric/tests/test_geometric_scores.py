@@ -115,6 +115,20 @@ def test_the_opposite_point_itself_is_half_a_circle_away():
     np.testing.assert_allclose(ruvattn.attention_logits(poles, -poles, score=DistanceScore(Sphere(2.0))), [[-2 * np.pi]], rtol=1e-15)
 
 
+@pytest.mark.parametrize("form", ["compiled", "numpy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [1e-15, 1e-7, 1e-3, 1.0])
+def test_on_a_sphere_the_direction_counts_however_long_a_vector_is(spread, dtype, form):
+    rng = np.random.default_rng(5)
+    x = placed(Sphere(), rng.standard_normal((40, 5)))
+    q = x.astype(dtype)
+    k = (np.concatenate([x, -x]) * (1 + spread * rng.random((80, 1)))).astype(dtype)
+    score = DistanceScore(Sphere()) if form == "compiled" else numpy_form(DistanceScore(Sphere()))
+    found = -ruvattn.attention_logits(q, k, score=score)
+    expected = Sphere().distance(placed(Sphere(), q.astype(float))[:, None], placed(Sphere(), k.astype(float)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=16 * np.finfo(dtype).eps)
+
+
 def test_points_of_the_hyperboloid_far_out_on_one_ray_are_told_apart():
     ray = np.array([0.6, 0.8, 0.0])
     x = np.concatenate([[[0.0]], [[0.0]]], 0) + ray * np.array([[1e6], [2e6]])
@@ -294,6 +308,14 @@ def test_a_key_outside_of_the_ball_touches_only_the_rows_that_see_it():
 def test_a_temperature_is_a_positive_number(temperature):
     with pytest.raises(InvalidInputError, match="temperature"):
         DistanceScore(Euclidean(), temperature=temperature)
+
+
+def test_a_temperature_whose_reciprocal_is_infinite_is_refused():
+    x = np.zeros((1, 2))
+    score = DistanceScore(Euclidean(), temperature=1e-39)
+    assert ruvattn.attention_logits(x, x, score=score) == 0
+    with pytest.raises(InvalidInputError, match="temperature must be at least 1.18e-38 in float32, in which it is used, got 1e-39"):
+        ruvattn.attention_logits(x.astype(np.float32), x.astype(np.float32), score=score)
 
 
 def test_what_is_no_manifold_is_refused():

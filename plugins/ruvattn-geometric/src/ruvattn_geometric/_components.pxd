@@ -117,7 +117,7 @@ cdef inline real sphere_pair(const real *x, const real *y, Py_ssize_t d, real si
     """The same as (‖x + sign·y‖² − (‖x‖ − ‖y‖)²)/4‖x‖‖y‖, which has all digits where the lengths differ by rounding; by the directions where they
     differ by about as much as the points, where rounding may even leave less than 0."""
     cdef real chord = sum_of_squares(x, y, sign, d), gap = 1 / first - 1 / other
-    if gap * gap < chord / 2:
+    if gap * gap <= chord / 2:
         return (chord - gap * gap) * (first * other) / 4
     return <real>by_directions(x, y, d, sign)
 

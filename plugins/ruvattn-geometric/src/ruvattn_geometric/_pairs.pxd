@@ -8,7 +8,7 @@ from libc.math cimport asinh, atan2, fabs, sqrt
 
 from ruvattn.kernels.vector cimport real
 
-from ._components cimport COSINE, DOT, EUCLIDEAN, LORENTZ, LORENTZ_INNER, SPHERE, STEREOGRAPHIC, Place, edge_of
+from ._components cimport COSINE, DOT, EUCLIDEAN, LORENTZ, LORENTZ_INNER, SPHERE, STEREOGRAPHIC, Place, by_directions, edge_of
 
 
 cdef struct Pair:
@@ -71,8 +71,8 @@ cdef inline double excess_of(const real *x, const real *y, Py_ssize_t d, double 
 
 cdef inline double angular_of(const real *x, const real *y, Py_ssize_t d, double first, double other, double sign) noexcept nogil:
     """¼ ‖x/‖x‖ + sign·y/‖y‖‖², by the reciprocal norms"""
-    cdef double gap = 1 / first - 1 / other
-    return (chord_of(x, y, d, sign) - gap * gap) * first * other / 4
+    cdef double gap = 1 / first - 1 / other, chord = chord_of(x, y, d, sign)
+    return (chord - gap * gap) * first * other / 4 if gap * gap <= chord / 2 else by_directions(x, y, d, sign)
 
 
 cdef inline void measure(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, Py_ssize_t ld, Pair *p) noexcept nogil:

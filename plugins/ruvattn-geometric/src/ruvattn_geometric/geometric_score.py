@@ -48,6 +48,9 @@ class GeometricScore(Score):
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return a term or two of each part for every query, computed in float64; raise where one is outside of a ball."""
+        tau, least = np.min(self.params["temperature"]), np.finfo(q.dtype).tiny
+        if tau < least:  # its reciprocal would be infinite
+            raise InvalidInputError(f"temperature must be at least {least:.3g} in {q.dtype}, in which it is used, got {tau:.9g}")
         return self._terms(q, q.shape[-3] if q.ndim > 2 else 1, "q")
 
     def col_terms(self, k: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:

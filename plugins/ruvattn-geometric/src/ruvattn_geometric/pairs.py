@@ -110,13 +110,18 @@ def differences(x: np.ndarray, y: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def angular(x: np.ndarray, y: np.ndarray, pairs: Pairs, row: np.ndarray, col: np.ndarray, sign: int) -> np.ndarray:
-    """¼ ‖x/‖x‖ ± y/‖y‖‖², as (‖x ± y‖² − (‖x‖−‖y‖)²)/(4‖x‖‖y‖), of pairs; the terms are reciprocal norms."""
+    """¼ ‖x/‖x‖ ± y/‖y‖‖², as (‖x ± y‖² − (‖x‖−‖y‖)²)/(4‖x‖‖y‖), of pairs; the terms are reciprocal norms.
+
+    Where the lengths differ by about as much as the points, that is lost in rounding, which may leave less than 0: there by the directions.
+    """
     found = np.empty(pairs[0].size)
     for part, a, b in _rows_of(x, y, pairs):
-        a += sign * b
-        found[part] = np.vecdot(a, a)
-    u, w = row[pairs[0], 0].astype(np.float64), col[0, pairs[1]].astype(np.float64)
-    return (found - (1 / u - 1 / w) ** 2) * (u * w) / 4
+        u, w = row[pairs[0][part], 0].astype(np.float64), col[0, pairs[1][part]].astype(np.float64)
+        both = a + sign * b
+        chord, gap = np.vecdot(both, both), (1 / u - 1 / w) ** 2
+        directions = a / np.sqrt(np.vecdot(a, a))[:, None] + sign * (b / np.sqrt(np.vecdot(b, b))[:, None])
+        found[part] = np.where(gap <= chord / 2, (chord - gap) * (u * w), np.vecdot(directions, directions)) / 4
+    return found
 
 
 def hyperboloid(x: np.ndarray, y: np.ndarray, pairs: Pairs, kappa: Any) -> np.ndarray:
