@@ -1135,8 +1135,8 @@ def test_widths_must_add_up():
         ([["euclidean", 2, 1.0]], "has no number"),
         ([["stereographic", 2]], "must have a curvature"),
         ([["hyperbolic", 2, 0.0]], r"signature\[0\]: c must be positive"),
-        ([["spherical", 1]], r"components\[0\]\[1\] must be an int from 2"),
-        ([["hyperbolic", 2.5]], r"components\[0\]\[1\] must be an int"),
+        ([["spherical", 1]], r"signature\[0\]\[1\] must be an int from 2"),
+        ([["hyperbolic", 2.5]], r"signature\[0\]\[1\] must be an int"),
     ],
 )  # fmt: skip
 def test_signatures_are_checked(signature, message):

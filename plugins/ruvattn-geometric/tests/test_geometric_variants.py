@@ -573,6 +573,11 @@ BAD_OPTIONS = {
     "project": ("hyperbolic", {"project": "yes"}, "project must be True or False"),
     "sum of widths": ("product", {"signature": [("hyperbolic", 3), ("euclidean", 4)]}, r"add up to those of a head, 8, got 3 \+ 4 = 7"),
     "no signature": ("product", {"signature": "hyperbolic"}, "signature must be a sequence"),
+    "signature as a mapping": ("product", {"signature": {"hyperbolic": 8}}, "signature must be a sequence"),
+    "width of a space": ("product", {"signature": [("hyperbolic", 7), ("spherical", 1)]}, r"signature\[1\]\[1\] must be an int from 2, got 1"),
+    "head of no dimension": ("lorentz", {"num_heads": WIDTH}, "embed_dim must be at least 2 for each of the 24 heads"),
+    "radius beyond float64": ("spherical", {"radius": 1e200}, r"radius must have a curvature 1/R² that float64 can hold, got 1e\+200"),
+    "aggregate": ("hyperbolic", {"aggregate": np.ones(3)}, "aggregate must be a registered name"),
     "unknown space": ("product", {"signature": [("elliptic", 8)]}, "elliptic"),
     "parameter of a space": ("product", {"signature": [("hyperbolic", 8, -1.0)]}, "parameter of 'hyperbolic' must be a positive"),
     "no point": ("dual-space", {"euclidean_dim": 8}, "euclidean_dim must be an int from 1 to 7, got 8"),
@@ -587,6 +592,13 @@ BAD_OPTIONS = {
 def test_options_that_make_no_sense_are_named(name, options, message):
     with pytest.raises((InvalidInputError, DimensionMismatchError), match=message):
         of(name, **options)
+
+
+def test_values_of_no_dimension_are_named():
+    layer = of("spherical")
+    q, k, _ = inputs_for(layer)
+    with pytest.raises(DimensionMismatchError, match=r"v must have points for each head, a width of at least 6, got shape \(9, 3\)"):
+        layer(q, k, np.ones((9, HEADS)))
 
 
 def test_an_aggregate_of_another_width_has_no_output_projection():

@@ -137,6 +137,7 @@ class Product(GeometricManifold):
             if not isinstance(name, str) or name not in SIGNATURE:
                 raise InvalidInputError(f"signature[{at}] must begin with one of {', '.join(SIGNATURE)}, got {name!r}")
             make, what, default = SIGNATURE[name]
+            width = check_int(width, f"signature[{at}][1]", 1 + make._extra)
             if not what:
                 if number:
                     raise InvalidInputError(f"signature[{at}]: {name!r} has no number, got {number[0]!r}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ruvattn.errors import InvalidInputError
+
 from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, tolerance, unit
 
 __all__ = ["Sphere"]
@@ -41,7 +43,7 @@ class Sphere(GeometricManifold):
     Raises
     ------
     InvalidInputError
-        If a radius isn't positive and finite.
+        If a radius isn't positive and finite, or its curvature is not.
 
     Notes
     -----
@@ -64,7 +66,12 @@ class Sphere(GeometricManifold):
     _extra = 1
 
     def __init__(self, radius: Any = 1.0) -> None:
-        self._parameter = read_numbers(radius, "radius", positive=True, hint="")
+        self._parameter = numbers = read_numbers(radius, "radius", positive=True, hint="")
+        with np.errstate(over="ignore", divide="ignore"):
+            curvature = 1 / np.square(numbers)
+        wrong = ~np.isfinite(curvature) | (curvature == 0)
+        if wrong.any():
+            raise InvalidInputError(f"radius must have a curvature 1/R² that float64 can hold, got {numbers[wrong][0]}: take another unit of length")
 
     @property
     def radius(self) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ruvattn import Context, GeometricAttention, attention, attention_weights, registry
 from ruvattn.builtin.multihead import MultiHeadAttention
-from ruvattn.errors import InvalidInputError
+from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.headwise import HeadwiseAttention, split_heads
 from ruvattn.running import narrowed
 from ruvattn.validation import as_numbers, check_bool, check_int
@@ -234,7 +234,7 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
             raise InvalidInputError(f"inputs must be 'manifold' or 'tangent', got {inputs!r}")
         if outputs is not None and (not isinstance(outputs, str) or outputs not in SIDES):
             raise InvalidInputError(f"outputs must be 'manifold', 'tangent' or None, for the same as the inputs, got {outputs!r}")
-        if aggregate == PLAIN and outputs is not None:
+        if isinstance(aggregate, str) and aggregate == PLAIN and outputs is not None:
             raise InvalidInputError(f"outputs must be left out with aggregate {PLAIN!r}, which makes plain vectors of plain vectors, got {outputs!r}")
         own = {
             **geometry, "temperature": per_head(temperature, "temperature", num_heads), "squared": check_bool(squared, "squared"), "inputs": inputs,
@@ -243,6 +243,12 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
         self._init_projected(
             embed_dim, num_heads, embed_dim, embed_dim, num_kv_heads, projections, bias, seed, dtype, own, score=score, aggregate=aggregate, **options
         )
+        least, width = 1 + self._manifold._extra, self.embed_dim // self.num_heads
+        if width < least:
+            raise InvalidInputError(
+                f"embed_dim must be at least {least} for each of the {self.num_heads} heads, whose points have {least} coordinates or more, "
+                f"got {embed_dim}"
+            )
         if self._mean and not self.any_value_width:
             self.value_dim = self.embed_dim
         if self.num_kv_heads != self.num_heads:
@@ -460,6 +466,9 @@ class GeometricVariant(MultiHeadAttention, GeometricAttention):
     def _check_numbers(self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], options: dict[str, Any], names: tuple[str, str, str]) -> None:
         """Check that what somebody sees is on the manifold, too; `_points` is told what else there is."""
         super()._check_numbers(inputs, options, names)
+        least = (1 + self._manifold._extra) * self.num_kv_heads
+        if self._mean and inputs[2].shape[-1] < least:
+            raise DimensionMismatchError(f"{names[2]} must have points for each head, a width of at least {least}, got shape {inputs[2].shape}")
         self._call.moved = dict.fromkeys(COUNTED, 0)
         self._call.strange = strange = {}
         for role, x, name in zip(ROLES, inputs, names, strict=True):

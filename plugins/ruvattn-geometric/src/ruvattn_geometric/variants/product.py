@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
@@ -103,11 +103,11 @@ def _signature(signature: Any, width: int, heads: int) -> tuple[tuple[Any, ...],
             raise InvalidInputError(f"signature must be given for a head of {width} coordinates, such as [('hyperbolic', {width})]: less than 8")
         return ("hyperbolic", width // 4, 1.0), ("spherical", width // 4, 1.0), ("euclidean", width - 2 * (width // 4))
     try:
-        entries = [tuple(entry) for entry in signature]
-        sizes = [check_int(entry[1], "signature: a width", 1) for entry in entries]
+        entries = [] if isinstance(signature, str | Mapping) else [tuple(entry) for entry in signature]
+        sizes = [check_int(entry[1], f"signature[{at}][1]", 1) for at, entry in enumerate(entries)]
     except (TypeError, IndexError):
         entries, sizes = [], []
-    if not entries or isinstance(signature, str):
+    if not entries:
         raise InvalidInputError(f"signature must be a sequence of (name, width) or (name, width, parameter), got {signature!r}")
     made = []
     for name, size, *rest in entries:
