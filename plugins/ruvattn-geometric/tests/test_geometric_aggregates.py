@@ -336,6 +336,18 @@ def test_the_frechet_mean_goes_through_zero_curvature_without_a_jump():
         close(frechet_mean(manifold, points, weights)[0][1:], (weights @ points / weights.sum())[1:], 1e-8)
 
 
+@pytest.mark.parametrize("curvature", [1e-150, 1e-250, 1e-300, 5e-324])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_curvature_that_all_but_underflows_is_flat(sign, curvature):
+    rng = np.random.default_rng(4)
+    points, weights = rng.standard_normal((5, 3)), rng.random((2, 5))
+    means, residuals, _ = frechet_means(Stereographic(sign * curvature), weights, points)
+    np.testing.assert_allclose(means, weights @ points / weights.sum(-1, keepdims=True), rtol=1e-14)
+    assert np.isfinite(residuals).all()
+    for gradient in frechet_means_vjp(Stereographic(sign * curvature), weights, points, means, np.ones((2, 3))):
+        assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize(("space", "scale"), [("ball", 12.0), ("hyperboloid", 40.0)])
 def test_frechet_means_of_points_far_out_converge_in_few_iterations(space, scale):
     manifold, points = drawn(space, 60, scale=scale)

@@ -44,6 +44,8 @@ BLOCK = 1 << 17
 SERIES = 0.15
 """Below this distance 1 − d cot d loses more digits to cancellation than its series to truncation."""
 
+FLAT = 1e-200
+"""Stereographic coordinates of a curvature less than this, of either sign, are taken to be flat."""
 
 TINY = 1e-300
 """What stands for a half chord of 0, by which nothing can be divided."""
@@ -709,7 +711,10 @@ def _mean(
 def _parameter_of(manifold: Manifold) -> np.ndarray:
     if not isinstance(manifold, Stereographic | Lorentz | Sphere | Euclidean):
         raise InvalidInputError(f"manifold must be one of ruvattn_geometric, got {manifold!r}")
-    return manifold._parameter
+    parameter = manifold._parameter
+    if isinstance(manifold, Stereographic):  # in units of so small a curvature the squares of coordinates underflow, and space is flat
+        return np.where(np.abs(parameter) < FLAT, 0.0, parameter)
+    return parameter
 
 
 def frechet_means(
