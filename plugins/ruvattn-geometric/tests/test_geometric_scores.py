@@ -138,6 +138,15 @@ def test_points_of_the_hyperboloid_far_out_on_one_ray_are_told_apart():
     np.testing.assert_allclose(found, np.log(2), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["compiled", "numpy"])
+def test_points_on_a_hyperboloid_of_tiny_curvature_may_have_coordinates_whose_fourth_power_overflows(form):
+    sheet = Lorentz(1e-12)
+    points = sheet.project(np.random.default_rng(3).standard_normal((20, 4)) * [[0.0, 1e10, 1e10, 1e10]]).astype(np.float32)
+    score = DistanceScore(sheet) if form == "compiled" else numpy_form(DistanceScore(sheet))
+    expected = sheet.distance(points[:, None].astype(float), points.astype(float))
+    np.testing.assert_allclose(-ruvattn.attention_logits(points, points, score=score), expected, rtol=1e-5)
+
+
 @names
 def test_attention_in_float32_is_accurate_on_clustered_points(space):
     rng = np.random.default_rng(0)

@@ -196,7 +196,7 @@ cdef inline vreal half_v(const int kind, const int sign, const Place *s, const C
             rest = by_points(SPHERE, s, i, j, lanes, rest, 1)
         q = q * c.inverse
     else:
-        whole = row + col + (row * col) * (c.size + c.size)
+        whole = row + col + row * (col * (c.size + c.size))  # row · col may overflow where c is small
         q = whole - dot * v_set1(<real>0.5)
         lanes = v_lanes(v_lt(q, whole * part)) & valid
         if lanes != 0:

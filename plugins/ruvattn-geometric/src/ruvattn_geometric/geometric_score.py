@@ -221,7 +221,7 @@ class GeometricScore(Score):
             measure.q = share / kappa
             opposite = share > 1 - NEAR
         else:
-            whole = row + col - 2 * kappa * (row * col)
+            whole = row + col - (2 * kappa * row) * col  # row · col may overflow where −κ is small
             measure.q = whole - dot / 2
             measure.near = np.nonzero(measure.q < NEAR * whole)
             measure.q[measure.near] = hyperboloid(x, y, measure.near, kappa)

@@ -220,7 +220,8 @@ class GeometricManifold(Manifold):
             from ..scores import DistanceScore
 
             x, y = (np.broadcast_to(points, (*lead, *points.shape[-2:])) for points in (x, y))
-            return np.abs(attention_logits(x, y, score=DistanceScore(self)))
+            found = attention_logits(x, y, score=DistanceScore(self))
+            return np.abs(found, out=found)
         out = np.empty((*lead, x.shape[-2], y.shape[-2]), np.result_type(x, y))
         lifted, columns = self._lifted(), wide(y)[..., None, :, :]
         rows = max(1, 2**21 // max(1, columns.size))
