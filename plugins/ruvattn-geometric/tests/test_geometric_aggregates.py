@@ -100,7 +100,6 @@ def energy(manifold, x, points, weights):
         Gyromidpoint([-1.0, 0.0, 1e-6, 2.0]),
         LorentzCentroid([0.5, 2.0]),
         SphericalMean(2.0),
-        SphericalMean([1.0, 3.0]),
         ComponentwiseMean(BY_HEAD),
     ]
 )

@@ -31,12 +31,12 @@ from ruvattn_geometric import (
 
 PRODUCT = Product([(PoincareBall(), 3), (Sphere(1.5), 4), (Lorentz(0.5), 5), (Euclidean(), 2), (Stereographic(0.4), 3)])
 CONFORMANT = [
-    DistanceScore(PoincareBall(1.3), temperature=0.7),
     DistanceScore(Lorentz(np.array([0.5, 2.0]))),
     DistanceScore(Sphere(2.0), squared=True),
     DistanceScore(Stereographic([-1.0, 0.0, 0.8]), temperature=[0.5, 1.0, 2.0]),
-    DistanceScore(Product([(PoincareBall(), 2), (Sphere(1.5), 2), (Lorentz(0.5), 3), (Euclidean(), 2)])),
+    DistanceScore(Product([(Sphere(1.5), 2), (Lorentz(0.5), 2), (Euclidean(), 1)])),
     LorentzInner(0.5),
+    Cosine(temperature=0.7),
     DualSpace(3, 0.7, hyperbolic_weight=0.6),
 ]
 
@@ -313,7 +313,7 @@ def test_a_key_outside_of_the_ball_touches_only_the_rows_that_see_it():
     assert np.isnan(out[1]).all()
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, "warm", [[1.0]], []])
+@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, "warm", "1", True, [True], [[1.0]], []])
 def test_a_temperature_is_a_positive_number(temperature):
     with pytest.raises(InvalidInputError, match="temperature"):
         DistanceScore(Euclidean(), temperature=temperature)

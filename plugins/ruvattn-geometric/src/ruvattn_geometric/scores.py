@@ -264,7 +264,8 @@ def _numbers(value: Any) -> Any:
 
 def _positive(value: Any, name: str, or_zero: bool = False) -> Any:
     try:
-        array = np.asarray(value, np.float64)
+        array = np.asarray(value)
+        array = array.astype(np.float64) if array.dtype.kind in "fiu" else np.array(np.nan)
     except (TypeError, ValueError):
         array = np.array(np.nan)
     if array.ndim > 1 or array.size == 0 or not np.all(np.isfinite(array) & ((array >= 0) if or_zero else (array > 0))):
