@@ -120,7 +120,7 @@ def test_conformance_of_the_frechet_mean(subject, check):
 
 
 @pytest.mark.parametrize(
-    "aggregate", [FrechetMean(PoincareBall([[0.5], [2.0]])), FrechetMean(Lorentz()), FrechetMean(Stereographic(0.5)), FrechetMean(PRODUCT)], ids=repr
+    "aggregate", [FrechetMean(PoincareBall([[0.5], [2.0]])), FrechetMean(Stereographic(0.5)), FrechetMean(PRODUCT)], ids=repr
 )
 def test_conformance_of_the_frechet_mean_as_to_rows(aggregate):
     results = run_checks([aggregate], only=OF_ROWS)
@@ -589,8 +589,8 @@ def test_the_gradient_is_right_where_all_values_are_one_point(aggregate, point):
 
 @every_space
 def test_frechet_means_have_the_gradient_of_what_they_compute(space):
-    manifold, points = drawn(space, 4)
-    weights = 0.7 * weighting(2, 4)
+    manifold, points = drawn(space, 3)
+    weights = 0.7 * weighting(2, 3)
     mean = frechet_means(manifold, weights, points)[0]
     dout = np.random.default_rng(2).standard_normal(mean.shape)
     dweights, dpoints = frechet_means_vjp(manifold, weights, points, mean, dout)
