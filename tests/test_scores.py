@@ -458,3 +458,19 @@ def test_masked_values_have_no_influence_with_a_compiled_score(library, name, lk
 def test_importing_scores_does_not_import_scipy():
     code = "import sys, ruvattn, numpy as np; x = np.ones((3, 4)); ruvattn.attention(x, x, x); assert 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})
+
+
+def test_rows_that_see_nothing_by_position_ask_nothing_of_a_score_in_numpy():
+    class FirstColumn(ruvattn.Score):
+        def col_terms(self, k, pos):
+            return (k[..., 0],)
+
+        def logits(self, t):
+            return t.dots[0] - t.cols[0]
+
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 1, 20, 4)), rng.standard_normal((2, 1, 257, 4))
+    options = {"score": FirstColumn(), "window": (2, 1), "query_offset": 244, "key_lengths": [82, 194]}
+    out = ruvattn.attention(q, k, k, **options)
+    np.testing.assert_array_equal(out, reference.attention(q, k, k, **options))
+    assert not out.any()

@@ -67,6 +67,8 @@ cdef inline int attend_all(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
     part.bits = NULL
     low = low if low > key0 else key0
     high = high if high < key1 else key1
+    if low >= high:
+        return 0
     kb = low // p.block_keys * p.block_keys
     while kb < high:
         if p.python != NULL:

@@ -158,6 +158,19 @@ def test_attention_in_float32_is_accurate_on_clustered_points(space):
     assert np.abs(ruvattn.attention(q, k, v, score=score) - expected).max() < 1e-5
 
 
+@names
+def test_no_bit_of_a_row_depends_on_another_row(space):
+    rng = np.random.default_rng(0)
+    radii = np.geomspace(0.01, 1 - 1e-6, 40)[:, None]
+    q, k = (placed(space, x * (radii / np.linalg.norm(x, axis=-1, keepdims=True))).astype(np.float32) for x in rng.standard_normal((2, 40, 12)))
+    expected = ruvattn.attention(q, k, k, score=DistanceScore(space))
+    changed = q.copy()
+    changed[::3] = np.nan
+    found = ruvattn.attention(changed, k, k, score=DistanceScore(space))
+    kept = np.arange(40) % 3 != 0
+    np.testing.assert_array_equal(found[kept], expected[kept])
+
+
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 

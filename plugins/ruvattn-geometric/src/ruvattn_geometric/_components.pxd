@@ -11,6 +11,12 @@ from ruvattn.kernels.vector cimport VLEN, real, v_lanes, v_load, v_lt, v_max, v_
 
 from ._functions cimport asin_ratio_v, asinh_ratio_v, differences, log_v, sum_of_squares, v_sqrt
 
+cdef extern from *:
+    """
+    #define lowest_bit(x) __builtin_ctz(x)
+    """
+    int lowest_bit(unsigned int x) noexcept nogil
+
 cdef enum:
     MAX_PARTS = 16
     # kinds
@@ -55,14 +61,13 @@ cdef struct Place:
 
 cdef struct Curve:
     # what a space is, in every lane
-    vreal kappa, size, unit, twice, once, inverse    # κ, |κ|, √|κ|, 2/√|κ|, 1/√|κ|, 1/κ
+    vreal kappa, size, twice, once, inverse    # κ, |κ|, 2/√|κ|, 1/√|κ|, 1/κ
 
 
 cdef inline Curve curve_of(real kappa, real unit) noexcept nogil:
     cdef Curve c
     c.kappa = v_set1(kappa)
     c.size = v_set1(<real>fabs(kappa))
-    c.unit = v_set1(unit)
     c.twice = v_set1(2 / unit if unit > 0 else 0)
     c.once = v_set1(1 / unit if unit > 0 else 0)
     c.inverse = v_set1(1 / kappa if kappa != 0 else 0)
@@ -139,23 +144,22 @@ cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssi
     cdef real lane[MOST_LANES]
     cdef real first = s.row[i], other
     cdef const real *x = s.x + i * s.step
-    cdef const real *y = s.y + j * s.step
-    cdef int at = 0
+    cdef const real *y
+    cdef int at
     v_store(lane, found)
     while lanes != 0:
-        if lanes & 1:
-            other = s.col[j + at]
-            if kind == SPHERE:
-                lane[at] = sphere_pair(x, y, s.d, sign, first, other)
-            elif kind == LORENTZ:
-                lane[at] = lorentz_pair(s, x, y, first, other)
-            elif sign > 0:
-                lane[at] = antipodal_pair(x, y, s.d, s.kappa) * (s.row_next[i] * s.col_next[j + at])
-            else:
-                lane[at] = sum_of_squares(x, y, -1, s.d)
-        lanes >>= 1
-        at += 1
-        y += s.step
+        at = lowest_bit(lanes)
+        lanes &= lanes - 1
+        y = s.y + (j + at) * s.step
+        other = s.col[j + at]
+        if kind == SPHERE:
+            lane[at] = sphere_pair(x, y, s.d, sign, first, other)
+        elif kind == LORENTZ:
+            lane[at] = lorentz_pair(s, x, y, first, other)
+        elif sign > 0:
+            lane[at] = antipodal_pair(x, y, s.d, s.kappa) * (s.row_next[i] * s.col_next[j + at])
+        else:
+            lane[at] = sum_of_squares(x, y, -1, s.d)
     return v_load(lane)
 
 
@@ -211,8 +215,8 @@ cdef inline vreal half_v(const int kind, const int sign, const Place *s, const C
 
 cdef inline vreal length_v(const int sign, const int mode, const Curve *c, vreal q) noexcept nogil:
     """d = 2 asin_κ √q, its square, or −d for a sum, from what half_v gave."""
-    cdef vreal one = v_set1(1), quarter = v_set1(<real>0.25), length, z, root, small, rest
-    cdef vuint opposite
+    cdef vreal one = v_set1(1), length, z, root, rest
+    cdef vuint opposite, little, large
     cdef unsigned int lanes
     z = q * c.size
     if sign == 0:
@@ -226,16 +230,21 @@ cdef inline vreal length_v(const int sign, const int mode, const Curve *c, vreal
         length = v_sqrt(z) * asin_ratio_v(z)
         length = v_select(opposite, v_set1(<real>1.57079632679489661923) - length, length) * c.twice
     else:
-        lanes = v_lanes(v_lt(z, quarter) | v_lt(v_set1(<real>1e18), z))
-        if lanes == 0:
-            # 2 asinh √z = ln(1 + 2z + 2√(z² + z))
-            z = z + z
-            length = log_v((one + z) + v_sqrt(z * z + (z + z))) * c.once + q * v_set1(0)  # a logarithm makes a number of NaN
-        else:
+        # which formula a lane takes depends on it alone: on its neighbours, its last bit would
+        little = v_lt(z, v_set1(<real>0.25))
+        large = v_lt(v_set1(<real>1e18), z)
+        lanes = v_lanes(little)
+        length = q
+        if lanes != all_lanes():
+            # 2 asinh √z = ln(1 + 2z + 2√(z² + z)); and a logarithm makes a number of NaN
+            rest = z + z
+            length = log_v((one + rest) + v_sqrt(rest * rest + (rest + rest))) * c.once + q * v_set1(0)
+        if lanes != 0:
             root = v_sqrt(q)
-            length = log_v(root * c.unit + v_sqrt(one + z)) * c.twice + q * v_set1(0)
-            small = (root + root) * asinh_ratio_v(z)
-            length = v_select(v_lt(z, quarter), small, length)
+            length = v_select(little, (root + root) * asinh_ratio_v(z), length)
+        if v_lanes(large) != 0:
+            # where z² might overflow
+            length = v_select(large, log_v(v_sqrt(z) + v_sqrt(one + z)) * c.twice + q * v_set1(0), length)
     if mode == SQUARED:
         return length * length
     if mode == SUM:
