@@ -33,6 +33,7 @@ from .manifolds import (
     stereographic_to_sphere,
 )
 from .means import frechet_mean, frechet_means, frechet_means_vjp
+from .pictures import disk_arcs, draw_disk, save_disk
 from .scores import REGISTERED as SCORES
 from .scores import Cosine, DistanceScore, DualSpace, LorentzInner
 from .variants import REGISTERED as VARIANTS
@@ -80,6 +81,8 @@ __all__ = [
     "ball_to_klein",
     "ball_to_lorentz",
     "closed_form",
+    "disk_arcs",
+    "draw_disk",
     "frechet_mean",
     "frechet_means",
     "frechet_means_vjp",
@@ -87,6 +90,7 @@ __all__ = [
     "lorentz_to_ball",
     "mobius_add",
     "ruvattn_register",
+    "save_disk",
     "sphere_to_stereographic",
     "stereographic_to_sphere",
 ]
