@@ -96,18 +96,10 @@ WHOLE = [
     tried("hyperbolic"),
     tried("product", ONE_SIZE, **PER_HEAD["product"]),
     tried("mixed-curvature", ONE_SIZE, **PER_HEAD["mixed-curvature"]),
-]
-SIBLINGS = [
     tried("lorentz", ONE_SIZE, **PER_HEAD["lorentz"]),
     tried("spherical", ONE_SIZE),
     tried("dual-space", ONE_SIZE, euclidean_dim=3, inputs="tangent"),
 ]
-OF_THE_BASE = (
-    "forward_batch_equals_forward", "forward_equals_call", "memory_layout_is_irrelevant", "weights_are_of_this_threads_last_call",
-    "same_bits_for_any_number_of_threads", "parallel_calls_agree", "inputs_are_not_written", "wrong_shapes_are_refused", "wrong_dtypes_are_refused",
-    "too_many_keys_are_refused", "batch_equals_singles", "calls_are_repeatable", "out_is_honoured",
-)  # fmt: skip
-"""Checks of what is the same code in all variants: some of them stand for the rest."""
 FURTHER = [
     tried("hyperbolic", ONE_SIZE, c=[0.5, 1.0, 2.0], temperature=[0.5, 1.0, 2.0], squared=True, inputs="tangent", project=True),
     tried("hyperbolic", ((2, 1),), aggregate="frechet"),
@@ -124,12 +116,6 @@ def labelled(one):
 
 @parametrize_with_checks(WHOLE)
 def test_conformance(subject, check):
-    check(subject)
-
-
-@pytest.mark.parametrize("subject", SIBLINGS, ids=labelled)
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.name not in OF_THE_BASE], ids=lambda check: check.name)
-def test_conformance_but_for_what_is_of_the_base(subject, check):
     check(subject)
 
 
