@@ -17,6 +17,11 @@ TEXT = README.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an example saves a picture
+
+
 def registered(kind):
     """Factories by name, as the plugin enters them."""
     names = Registry(Origin("ruvattn-geometric", "0"))
@@ -53,6 +58,7 @@ def test_relatives_are_found_in_the_tree_of_exceptions(capsys):
     found = dict(line.split(" → ") for line in capsys.readouterr().out.splitlines())
     assert found["KeyError"].startswith("['LookupError', ")
     assert found["BrokenPipeError"].startswith("['ConnectionError', ")
+    assert Path("exceptions.png").stat().st_size > 10_000
 
 
 def test_distances_on_the_globe_are_those_of_the_readme():
