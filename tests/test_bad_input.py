@@ -750,10 +750,10 @@ def test_what_a_score_raises_comes_out_as_it_is():
 @pytest.mark.parametrize(
     ("terms", "kind", "words"),
     [
-        (lambda x, pos: [x[..., 0]], INVALID, "must return a tuple of at most 4 arrays, got list"),
-        (lambda x, pos: x[..., 0], INVALID, "must return a tuple of at most 4 arrays, got shape (2, "),
-        (lambda x, pos: None, INVALID, "must return a tuple of at most 4 arrays, got NoneType"),
-        (lambda x, pos: (x[..., 0],) * 5, INVALID, "got a tuple of 5"),
+        (lambda x, pos: [x[..., 0]], INVALID, "must return a tuple of at most 32 arrays, got list"),
+        (lambda x, pos: x[..., 0], INVALID, "must return a tuple of at most 32 arrays, got shape (2, "),
+        (lambda x, pos: None, INVALID, "must return a tuple of at most 32 arrays, got NoneType"),
+        (lambda x, pos: (x[..., 0],) * 33, INVALID, "got a tuple of 33"),
         (lambda x, pos: (x,), DIMENSION, "must return arrays that broadcast to (2, "),
         (lambda x, pos: (np.ones((3, x.shape[-2])),), DIMENSION, "got shape (3, "),
         (lambda x, pos: (x[..., 0] * 1j,), INVALID, "must return real numbers, got complex64"),
@@ -771,7 +771,7 @@ def test_terms_beyond_the_dtype_saturate_instead_of_warning():
     assert np.isfinite(attend(score=_score(**members))).all()
 
 
-@pytest.mark.parametrize("splits", [(0, 8), (-1, 9), (4.0, 4.0), (1,) * 17, 8, "8", (None,), (4, "4")], ids=repr)
+@pytest.mark.parametrize("splits", [(0, 8), (-2, 10), (-1, -1), (4.0, 4.0), (1,) * 17, 8, "8", (None,), (4, "4")], ids=repr)
 def test_splits_must_be_few_positive_ints(splits):
     refused(INVALID, "splits of Mine must be None or at most 16 positive ints", repr(splits), score=_score(splits=splits))
 
@@ -779,6 +779,15 @@ def test_splits_must_be_few_positive_ints(splits):
 @pytest.mark.parametrize("splits", [(3, 4), (8, 1), (9,)], ids=repr)
 def test_splits_must_add_up_to_the_width(splits):
     refused(DIMENSION, "splits of Mine are", splits, f"add up to {sum(splits)}, and q has width 8", score=_score(splits=splits))
+
+
+def test_the_rest_of_splits_is_what_the_others_leave():
+    np.testing.assert_array_equal(attend(score=_score(splits=(3, -1))), attend(score=_score(splits=(3, 5))))
+
+
+@pytest.mark.parametrize("splits", [(8, -1), (-1, 9)], ids=repr)
+def test_the_rest_of_splits_has_a_column_at_least(splits):
+    refused(DIMENSION, "splits of Mine are", splits, f"add up to {max(splits)} and a rest, and q has width 8", score=_score(splits=splits))
 
 
 def test_splits_may_be_any_sequence_of_ints():
@@ -874,9 +883,9 @@ def test_a_function_of_another_signature_is_refused_with_both(form):
     ],
 )
 def test_signatures_compare_without_const_and_by_the_size_of_ints(signature, fits):
-    from ruvattn.scores import FORWARD_SIGNATURE, _normal, _spell
+    from ruvattn.scores import FORWARD_SIGNATURE, _normal, spelled
 
-    assert (_normal(signature) == _normal(f"void ({_spell(FORWARD_SIGNATURE, 'float')})")) is fits
+    assert (_normal(signature) == _normal(spelled(FORWARD_SIGNATURE, "float32"))) is fits
 
 
 @pytest.mark.parametrize("forms", [3, [1, 2, 3], (len,), "abc"], ids=repr)
