@@ -13,7 +13,7 @@ except ModuleNotFoundError:
     from ruvattn.build import build_ext, extensions
 
 FOLDER = "src/ruvattn_geometric"
-PARTS = [f"{FOLDER}/{name}.pxd" for name in ("_components", "_functions", "_pairs")]
+PARTS = [f"{FOLDER}/{name}.pxd" for name in ("_components", "_functions", "_pairs", "_points")]
 
 setup(
     ext_modules=extensions("ruvattn_geometric._scores", [f"{FOLDER}/_scores.pyx"], per_dtype=True, depends=PARTS),

@@ -38,11 +38,12 @@ from ruvattn_geometric import (
     frechet_means_vjp,
     klein_to_ball,
     lorentz_to_ball,
-    means,
     mobius_add,
     sphere_to_stereographic,
     stereographic_to_sphere,
 )
+from ruvattn_geometric.aggregates import closed_forms, componentwise, whole_rows
+from ruvattn_geometric.means import frechet, newton
 
 EPS = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -83,7 +84,7 @@ def attended(aggregate, weights, points, **options):
     return attention(q, k, points, bias=np.log(weights).astype(points.dtype), aggregate=aggregate, **options)
 
 
-def close(found, expected, tolerance):
+def assert_close(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -137,14 +138,14 @@ def test_the_einstein_midpoint_is_the_mean_in_klein_coordinates_weighted_by_gamm
     klein = ball_to_klein(points, c)
     gamma = 1 / np.sqrt(1 - c * np.square(klein).sum(-1))
     expected = (weights * gamma) @ klein / (weights @ gamma)[:, None]
-    close(attended(EinsteinMidpoint(c), weights, points), klein_to_ball(expected, c), 1e-13)
+    assert_close(attended(EinsteinMidpoint(c), weights, points), klein_to_ball(expected, c), 1e-13)
 
 
 def test_the_einstein_midpoint_is_the_lorentz_centroid():
     c, weights = 0.7, weighting(5, 9)
     points = PoincareBall(c).random((9, 4), seed=1, scale=2.0)
     centroid = attended(LorentzCentroid(c), weights, ball_to_lorentz(points, c))
-    close(lorentz_to_ball(centroid, c), attended(EinsteinMidpoint(c), weights, points), 1e-12)
+    assert_close(lorentz_to_ball(centroid, c), attended(EinsteinMidpoint(c), weights, points), 1e-12)
 
 
 def test_the_lorentz_centroid_minimises_the_hyperbolic_cosine():
@@ -177,7 +178,7 @@ def test_the_gyromidpoint_of_positive_curvature_is_the_spherical_mean(scale):
     weights, points = weighting(50, 6), Sphere(2.0).random((6, 4), seed=3, scale=scale)
     mean = attended(SphericalMean(2.0), weights, points)
     found = attended(Gyromidpoint(0.25), weights, sphere_to_stereographic(points, 2.0))
-    close(stereographic_to_sphere(found, 2.0), mean, 1e-12)
+    assert_close(stereographic_to_sphere(found, 2.0), mean, 1e-12)
     assert scale < 1 or (mean[:, 0] < 0).any()
 
 
@@ -189,11 +190,11 @@ def test_the_gyromidpoint_of_negative_curvature_is_the_einstein_midpoint():
 def test_the_gyromidpoint_goes_through_zero_curvature_without_a_jump():
     weights, points = weighting(5, 9), np.random.default_rng(1).standard_normal((9, 4)) / 2
     flat = weights @ points / weights.sum(-1, keepdims=True)
-    close(attended(Gyromidpoint(0.0), weights, points), flat, 1e-15)
+    assert_close(attended(Gyromidpoint(0.0), weights, points), flat, 1e-15)
     for curvature in (1e-3, 1e-6, 1e-9, 1e-12):
         below, above = (attended(Gyromidpoint(k), weights, points) for k in (-curvature, curvature))
-        close(below, flat, 4 * curvature + 1e-15)
-        close((below + above) / 2, flat, 20 * curvature**2 + 1e-15)  # even: so the first derivative is continuous too
+        assert_close(below, flat, 4 * curvature + 1e-15)
+        assert_close((below + above) / 2, flat, 20 * curvature**2 + 1e-15)  # even: so the first derivative is continuous too
 
 
 @pytest.mark.parametrize(
@@ -205,21 +206,21 @@ def test_closed_forms_tend_to_the_mean_as_curvature_goes_to_zero(aggregate, spac
     weights, points = weighting(5, 9), space.random((9, 4), seed=1)
     flat = weights @ points / weights.sum(-1, keepdims=True)
     part = slice(None) if isinstance(space, PoincareBall) else slice(1, None)  # the first coordinate is no coordinate of the flat space
-    close(attended(aggregate, weights, points)[:, part], flat[:, part], 1e-9)
+    assert_close(attended(aggregate, weights, points)[:, part], flat[:, part], 1e-9)
 
 
 @every_space
 def test_closed_forms_are_the_midpoints_of_their_manifolds(space):
     manifold, points = drawn(space, 9)
     weights = weighting(5, 9)
-    close(attended(closed_form(manifold), weights, points), manifold.midpoint(points, weights), 1e-12)
+    assert_close(attended(closed_form(manifold), weights, points), manifold.midpoint(points, weights), 1e-12)
 
 
 def test_the_mean_of_a_product_is_that_of_each_component():
     _, points = drawn("product", 9)
     weights = weighting(5, 9)
     parts = [attended(closed_form(part), weights, points[:, own].copy()) for (part, _), own in zip(PRODUCT.components, PRODUCT.slices, strict=True)]
-    close(attended(ComponentwiseMean(PRODUCT), weights, points), np.concatenate(parts, -1), 1e-14)
+    assert_close(attended(ComponentwiseMean(PRODUCT), weights, points), np.concatenate(parts, -1), 1e-14)
 
 
 # --- isometries -------------------------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def test_a_mobius_translation_of_the_points_moves_the_mean(aggregate):
     points = PoincareBall(0.7).random((9, 4), seed=1)
     shift = PoincareBall(0.7).random((4,), seed=2)
     moved = attended(aggregate, weights, mobius_add(shift, points, 0.7))
-    close(moved, mobius_add(shift, attended(aggregate, weights, points), 0.7), 1e-12)
+    assert_close(moved, mobius_add(shift, attended(aggregate, weights, points), 0.7), 1e-12)
 
 
 @pytest.mark.parametrize("aggregate", [LorentzCentroid(0.7), FrechetMean(Lorentz(0.7))], ids=repr)
@@ -244,7 +245,7 @@ def test_a_boost_of_the_points_moves_the_mean(aggregate):
         return ball_to_lorentz(mobius_add(shift, lorentz_to_ball(x, 0.7), 0.7), 0.7)
 
     sheet = ball_to_lorentz(points, 0.7)
-    close(attended(aggregate, weights, boosted(sheet)), boosted(attended(aggregate, weights, sheet)), 1e-12)
+    assert_close(attended(aggregate, weights, boosted(sheet)), boosted(attended(aggregate, weights, sheet)), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_a_rotation_of_the_points_turns_the_mean(aggregate, space):
     weights = weighting(5, 9)
     _, points = drawn(space, 9)
     rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((points.shape[-1],) * 2))[0]
-    close(attended(aggregate, weights, points @ rotation), attended(aggregate, weights, points) @ rotation, 1e-12)
+    assert_close(attended(aggregate, weights, points @ rotation), attended(aggregate, weights, points) @ rotation, 1e-12)
 
 
 @pytest.mark.parametrize("space", ["ball", "sphere"])
@@ -270,7 +271,7 @@ def test_frechet_means_are_the_same_in_all_coordinates(space):
         "ball": (ball_to_lorentz, lorentz_to_ball, Lorentz()),
         "sphere": (lambda x: sphere_to_stereographic(x, 2.0), lambda x: stereographic_to_sphere(x, 2.0), Stereographic(0.25)),
     }[space]
-    close(back(frechet_means(other, weights, there(points))[0]), frechet_means(manifold, weights, points)[0], 1e-13)
+    assert_close(back(frechet_means(other, weights, there(points))[0]), frechet_means(manifold, weights, points)[0], 1e-13)
 
 
 # --- Fréchet means: what they are -------------------------------------------------------------------------------------------------
@@ -303,8 +304,8 @@ def test_rows_of_weights_and_sets_of_points_give_the_same_means(space):
     manifold, points = drawn(space, 9)
     weights = weighting(5, 9)
     by_rows = frechet_means(manifold, weights, points)[0]
-    close(by_rows, frechet_mean(manifold, np.repeat(points[None], 5, 0), weights)[0], 1e-13)
-    close(by_rows[3], frechet_mean(manifold, points, 7 * weights[3])[0], 1e-13)
+    assert_close(by_rows, frechet_mean(manifold, np.repeat(points[None], 5, 0), weights)[0], 1e-13)
+    assert_close(by_rows[3], frechet_mean(manifold, points, 7 * weights[3])[0], 1e-13)
 
 
 @every_space
@@ -312,14 +313,14 @@ def test_the_frechet_mean_of_two_points_divides_the_geodesic(space):
     manifold, points = drawn(space, 2)
     share = np.array([0.0, 0.25, 0.5, 1.0])
     found = frechet_means(manifold, np.stack([1 - share, share], -1), points)[0]
-    close(found, manifold.geodesic(share, points[0], points[1]), 1e-13)
+    assert_close(found, manifold.geodesic(share, points[0], points[1]), 1e-13)
 
 
 @every_space
 @pytest.mark.parametrize("copies", [1, 5])
 def test_the_frechet_mean_of_one_point_is_that(space, copies):
     manifold, points = drawn(space, 1)
-    close(frechet_mean(manifold, np.repeat(points, copies, 0), weighting(copies))[0], points[0], 1e-14)
+    assert_close(frechet_mean(manifold, np.repeat(points, copies, 0), weighting(copies))[0], points[0], 1e-14)
 
 
 def test_the_frechet_mean_goes_through_zero_curvature_without_a_jump():
@@ -328,11 +329,11 @@ def test_the_frechet_mean_goes_through_zero_curvature_without_a_jump():
     curvatures = np.array([-1e-3, -1e-6, -1e-12, 0.0, 1e-12, 1e-6, 1e-3])[:, None]
     means, _, _ = frechet_mean(Stereographic(curvatures), points, weights)  # all at once, although their charts differ
     for curvature, mean in zip(curvatures[:, 0], means, strict=True):
-        close(mean, flat, 4 * abs(curvature) + 1e-13)
-        close(mean, frechet_mean(Stereographic(curvature), points, weights)[0], 1e-14)
+        assert_close(mean, flat, 4 * abs(curvature) + 1e-13)
+        assert_close(mean, frechet_mean(Stereographic(curvature), points, weights)[0], 1e-14)
     for manifold in (Lorentz(1e-10), Sphere(1e5)):
         points = manifold.random((9, 4), seed=1)
-        close(frechet_mean(manifold, points, weights)[0][1:], (weights @ points / weights.sum())[1:], 1e-8)
+        assert_close(frechet_mean(manifold, points, weights)[0][1:], (weights @ points / weights.sum())[1:], 1e-8)
 
 
 @pytest.mark.parametrize("curvature", [1e-150, 1e-250, 1e-300, 5e-324])
@@ -392,14 +393,14 @@ def test_safe_steps_alone_lead_downhill_to_the_mean(space, monkeypatch):
     manifold, points = drawn(space, 9, scale=1.0)
     weights = weighting(5, 9)
     expected = frechet_means(manifold, weights, points)[0]
-    monkeypatch.setattr(means, "_solved", lambda model, x, pairs, weights, right, *_: -right)  # steps that all lead uphill
+    monkeypatch.setattr(newton, "solved", lambda model, x, pairs, weights, right, *_: -right)  # steps that all lead uphill
     before = np.inf
     for count in (1, 2, 4):
         mean = frechet_means(manifold, weights, points, max_iterations=count)[0]
         now = energy(manifold, mean, points, weights)
         assert (now < before).all()
         before = now
-    close(frechet_means(manifold, weights, points)[0], expected, 1e-6)  # nearer than √eps nothing tells uphill from downhill
+    assert_close(frechet_means(manifold, weights, points)[0], expected, 1e-6)  # nearer than √eps nothing tells uphill from downhill
 
 
 @pytest.mark.parametrize("space", CURVED)
@@ -486,7 +487,7 @@ def test_a_sink_takes_weight_from_all_and_changes_no_mean(kind, space, sink):
     manifold, points = drawn(space, 9)
     weights = weighting(5, 9)
     weights /= weights.sum(-1, keepdims=True)
-    close(attended(kind(manifold), weights, points, sinks=[sink]), attended(kind(manifold), weights, points), 1e-11)
+    assert_close(attended(kind(manifold), weights, points, sinks=[sink]), attended(kind(manifold), weights, points), 1e-11)
 
 
 @pytest.mark.parametrize("kind", [closed_form, FrechetMean])
@@ -500,7 +501,7 @@ def test_all_weight_on_a_point_near_the_edge_stays_in_the_ball(kind, edge):
         q = np.eye(40, dtype=dtype)
         out = attention(q, q, rows, scale=1e4, aggregate=kind(manifold))
         assert not manifold.outside(out).any()
-        close(out, rows, limit if kind is closed_form else 4 * float(np.finfo(dtype).eps))
+        assert_close(out, rows, limit if kind is closed_form else 4 * float(np.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize("space", ["ball", "hyperboloid", "sphere", "projected sphere", "stereographic flat"])
@@ -523,7 +524,7 @@ def test_a_value_that_is_not_finite_harms_only_rows_that_see_it(space):
     expected = frechet_means(manifold, weights[:2], points)[0]
     points[1, -1] = np.nan
     found, residual, _ = frechet_means(manifold, weights, points)
-    close(found[:2], expected, 1e-14)
+    assert_close(found[:2], expected, 1e-14)
     assert np.isnan(found[2]).any()
     assert np.isfinite(residual[:2]).all()
 
@@ -535,7 +536,7 @@ def test_weights_of_zero_or_nan_make_rows_of_zeros_and_nan():
     assert (found[0] == 0).all()
     assert residual[0] == 0
     assert np.isnan(found[1]).all()
-    close(found[2], points[0], 1e-14)
+    assert_close(found[2], points[0], 1e-14)
     dweights, dpoints = frechet_means_vjp(manifold, weights, points, found, np.ones_like(found))
     assert (dweights[0] == 0).all()
     assert np.isnan(dweights[1]).all()
@@ -616,8 +617,8 @@ def test_the_gradient_of_weights_does_not_depend_on_their_sum():
     dweights, dpoints = frechet_means_vjp(manifold, weights, points, mean, np.ones_like(mean))
     assert (np.abs((dweights * weights).sum(-1)) < 1e-14).all()
     tiny, same = frechet_means_vjp(manifold, 1e-200 * weights, points, mean, np.ones_like(mean))
-    close(1e-200 * tiny, dweights, 1e-12)
-    close(same, dpoints, 1e-12)
+    assert_close(1e-200 * tiny, dweights, 1e-12)
+    assert_close(same, dpoints, 1e-12)
 
 
 def test_gradients_far_out_are_those_of_points_that_an_isometry_moved():
@@ -632,8 +633,8 @@ def test_gradients_far_out_are_those_of_points_that_an_isometry_moved():
         dmean = -2 * scale**2 * ball.log_map(mean, np.broadcast_to(rows[0], mean.shape))
         dweights, dpoints = frechet_means_vjp(ball, weights, rows, mean, dmean)
         found.append((dweights, np.linalg.norm(dpoints, axis=-1) * (1 - np.square(rows).sum(-1)) / 2))
-    close(found[1][0], found[0][0], 1e-9)
-    close(found[1][1], found[0][1], 1e-8)
+    assert_close(found[1][0], found[0][0], 1e-9)
+    assert_close(found[1][1], found[0][1], 1e-8)
 
 
 # --- parameters by head -----------------------------------------------------------------------------------------------------------
@@ -664,7 +665,7 @@ def test_a_parameter_for_each_head_is_that_of_the_head_alone(name, dtype):
         expected = attention(
             q[:, head : head + 1], k[:, own], v[:, own], aggregate=alone, causal=True, query_offset=-3, sinks=np.zeros(1)
         )  # fmt: skip
-        close(out[:, head : head + 1], expected, 100 * float(np.finfo(dtype).eps))
+        assert_close(out[:, head : head + 1], expected, 100 * float(np.finfo(dtype).eps))
 
 
 def test_a_parameter_for_each_head_holds_for_edges():
@@ -674,7 +675,7 @@ def test_a_parameter_for_each_head_holds_for_edges():
     indptr, indices = np.arange(0, 91, 3), rng.integers(0, 40, 90)
     for aggregate in (EinsteinMidpoint([0.5, 2.0]), FrechetMean(PoincareBall([[0.5], [2.0]]))):
         out = edge_attention(q, k, v, indptr, indices, aggregate=aggregate)
-        close(out, reference.edge_attention(q, k, v, indptr, indices, aggregate=aggregate), 1e-12)
+        assert_close(out, reference.edge_attention(q, k, v, indptr, indices, aggregate=aggregate), 1e-12)
 
 
 def test_the_number_of_a_head_survives_many_heads_and_float32():
@@ -684,7 +685,7 @@ def test_the_number_of_a_head_survives_many_heads_and_float32():
     weights = weighting(50).astype(np.float32)
     found = aggregate.finish(np.stack([weights @ rows for rows in aggregate.values(v)]))
     expected = np.stack([aggregate.for_head(h).finish((weights @ aggregate.for_head(h).values(v[h]))[None])[0] for h in range(heads)])
-    close(found, expected, 10 * EPS32)
+    assert_close(found, expected, 10 * EPS32)
 
 
 @pytest.mark.parametrize("name", ["einstein", "gyromidpoint", "lorentz", "sphere"])
@@ -700,8 +701,8 @@ def test_gradients_of_several_heads_are_those_of_each(name):
     for head in range(2):
         one = several.for_head(head)
         own = one.finish_vjp(weights @ one.values(v[head]), dout[head])
-        close(dacc[head][:, : own.shape[-1]], own, 1e-13)
-        close(found[head], one.values_vjp(v[head], weights.T @ own), 1e-13)
+        assert_close(dacc[head][:, : own.shape[-1]], own, 1e-13)
+        assert_close(found[head], one.values_vjp(v[head], weights.T @ own), 1e-13)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------------------
@@ -716,8 +717,8 @@ def test_gradients_of_several_heads_are_those_of_each(name):
         (lambda: SphericalMean(0), InvalidInputError, "radius must be positive"),
         (lambda: Gyromidpoint(np.inf), InvalidInputError, "curvature must be finite"),
         (lambda: Gyromidpoint("flat"), InvalidInputError, "curvature must be a number"),
-        (lambda: EinsteinMidpoint(np.ones((2, 3))), DimensionMismatchError, r"c must be a number, or \(H,\)"),
-        (lambda: EinsteinMidpoint([]), DimensionMismatchError, r"c must be a number, or \(H,\)"),
+        (lambda: EinsteinMidpoint(np.ones((2, 3))), DimensionMismatchError, r"c must be a number or have shape \(H,\)"),
+        (lambda: EinsteinMidpoint([]), DimensionMismatchError, r"c must be a number or have shape \(H,\)"),
         (lambda: FrechetMean("ball"), InvalidInputError, "manifold must be one of ruvattn_geometric, got 'ball'"),
         (lambda: FrechetMean(PoincareBall(np.ones((2, 3)))), DimensionMismatchError, r"curvature must be a number or \(H, 1\)"),
         (lambda: ComponentwiseMean(PoincareBall()), InvalidInputError, "product must be a Product"),
@@ -809,8 +810,8 @@ def test_aggregates_say_what_they_are():
     assert repr(again) == "EinsteinMidpoint(c=[0.5, 1.0])"
 
 
-@pytest.mark.parametrize("module", [aggregates, means], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [aggregates, closed_forms, componentwise, whole_rows, frechet], ids=lambda module: module.__name__)
 def test_the_examples_in_the_docstrings_are_what_comes_out(module):
     result = doctest.testmod(module)
     assert result.failed == 0
-    assert result.attempted > 4
+    assert result.attempted > 1

@@ -9,7 +9,7 @@ import pytest
 
 import ruvattn
 from ruvattn import isa
-from ruvattn.errors import InvalidInputError
+from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.scores import BoundScore, Tile
 from ruvattn.testing import parametrize_with_checks
 from ruvattn.testing.compiled import compiled_logits, compiled_logits_vjp
@@ -326,9 +326,15 @@ def test_a_key_outside_of_the_ball_touches_only_the_rows_that_see_it():
     assert np.isnan(out[1]).all()
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, "warm", "1", True, [True], [[1.0]], []])
+@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, "warm", "1", True, [True]])
 def test_a_temperature_is_a_positive_number(temperature):
     with pytest.raises(InvalidInputError, match="temperature"):
+        DistanceScore(Euclidean(), temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [[[1.0, 2.0]], []])
+def test_temperatures_are_one_for_each_head(temperature):
+    with pytest.raises(DimensionMismatchError, match="temperature must be a number or have shape"):
         DistanceScore(Euclidean(), temperature=temperature)
 
 

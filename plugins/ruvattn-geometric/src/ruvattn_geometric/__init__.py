@@ -1,10 +1,12 @@
 """Geometric attention for ruvattn: curved spaces at the speed of dot products.
 
     manifolds/    PoincareBall, Lorentz, Sphere, Euclidean, Stereographic, Product: points, distances, exp, log, transport, means
-    scores.py     −d/τ and −d²/τ on each of them, as a tile function on dot products; _scores.pyx is the same compiled
-    means.py      Fréchet means, many at once ─► aggregates.py   how the values combine: midpoints, centroids, Fréchet means
+    means/        Fréchet means, many at once ─► aggregates/   how the values combine: midpoints, centroids, Fréchet means
+    scores.py     −d/τ and −d²/τ on each of them, as a tile function on dot products; geometric_score.py, pairs.py and layout.py are what they share,
+                  _scores.pyx is the same compiled
     variants/     attention on each of them, as `ruvattn.create` makes it
     pictures.py   the disk
+    parameters.py, vectors.py   numbers that may be one for each head, and rows of vectors, for all of these
 
     entry point "geometric" ─► ruvattn_register ─► scores, aggregates, manifolds and variants, by name
     (pyproject.toml)

@@ -5,11 +5,12 @@
                    └─ lanes where that cancels: once more, from the points
     length_v   q ──► d, d² or −d
 """
-from libc.math cimport fabs, sqrt
+from libc.math cimport fabs
 
 from ruvattn.kernels.vector cimport VLEN, real, v_lanes, v_load, v_lt, v_max, v_select, v_set1, v_store, vreal, vuint
 
 from ._functions cimport asin_ratio_v, asinh_ratio_v, differences, log_v, sum_of_squares, v_sqrt
+from ._points cimport antipodal, by_directions, hyperboloid
 
 cdef extern from *:
     """
@@ -32,6 +33,7 @@ cdef enum:
     SQUARED = 1
     SUM = 2
     MOST_LANES = 16
+    NEAR = 32  # a sum that is less than this part of its terms has cancelled too far
 
 
 cdef struct Layout:
@@ -74,25 +76,6 @@ cdef inline Curve curve_of(real kappa, real unit) noexcept nogil:
     return c
 
 
-cdef inline real hyperboloid(const real *x, const real *y, Py_ssize_t d, double c, double up, double down) noexcept nogil:
-    """q by the coordinates in the ball, in double: ‖x/up − y/down‖² up·down/4, where up = 1 + √(1 + c‖x‖²) and down alike."""
-    cdef double total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        one = x[i] / up - y[i] / down
-        total += one * one
-    return <real>(total * up * down / 4)
-
-
-cdef inline double edge_of(const real *x, Py_ssize_t d, double c) noexcept nogil:
-    """1 + √(1 + c‖x‖²)"""
-    cdef double total = 0
-    cdef Py_ssize_t i
-    for i in range(d):
-        total += <double>x[i] * x[i]
-    return 1 + sqrt(1 + c * total)
-
-
 cdef inline real lorentz_pair(const Place *s, const real *x, const real *y, real first, real other) noexcept nogil:
     """q = ¼(‖Δx‖² − Δt²), Δt = (‖x‖² − ‖y‖²)/(t + t'); in double where most of that cancels, as far out along one ray."""
     cdef real c = -s.kappa, space, fall
@@ -100,22 +83,7 @@ cdef inline real lorentz_pair(const Place *s, const real *x, const real *y, real
     fall = fall * s.unit / (2 + 2 * c * (first + other))
     if fall * fall < space / 2:
         return (space - fall * fall) / 4
-    return hyperboloid(x, y, s.d, c, edge_of(x, s.d, c), edge_of(y, s.d, c))
-
-
-cdef inline double by_directions(const real *x, const real *y, Py_ssize_t d, double sign) noexcept nogil:
-    """¼ ‖x/‖x‖ + sign·y/‖y‖‖²"""
-    cdef double first = 0, other = 0, total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        first += <double>x[i] * x[i]
-        other += <double>y[i] * y[i]
-    first = 1 / sqrt(first)
-    other = sign / sqrt(other)
-    for i in range(d):
-        one = first * x[i] + other * y[i]
-        total += one * one
-    return total / 4
+    return <real>hyperboloid(x, y, s.d, c)
 
 
 cdef inline real sphere_pair(const real *x, const real *y, Py_ssize_t d, real sign, real first, real other) noexcept nogil:
@@ -125,18 +93,6 @@ cdef inline real sphere_pair(const real *x, const real *y, Py_ssize_t d, real si
     if gap * gap <= chord / 2:
         return (chord - gap * gap) * (first * other) / 4
     return <real>by_directions(x, y, d, sign)
-
-
-cdef inline real antipodal_pair(const real *x, const real *y, Py_ssize_t d, double kappa) noexcept nogil:
-    """1 + 2κ x·y + κ²‖x‖²‖y‖² as κ²‖x‖² ‖y + x/κ‖x‖²‖²"""
-    cdef double norm = 0, total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        norm += <double>x[i] * x[i]
-    for i in range(d):
-        one = y[i] + x[i] / (kappa * norm)
-        total += one * one
-    return <real>(kappa * kappa * norm * total)
 
 
 cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, unsigned int lanes, vreal found, real sign) noexcept nogil:
@@ -157,7 +113,7 @@ cdef inline vreal by_points(const int kind, const Place *s, Py_ssize_t i, Py_ssi
         elif kind == LORENTZ:
             lane[at] = lorentz_pair(s, x, y, first, other)
         elif sign > 0:
-            lane[at] = antipodal_pair(x, y, s.d, s.kappa) * (s.row_next[i] * s.col_next[j + at])
+            lane[at] = <real>antipodal(x, y, s.d, s.kappa) * (s.row_next[i] * s.col_next[j + at])
         else:
             lane[at] = sum_of_squares(x, y, -1, s.d)
     return v_load(lane)
@@ -167,7 +123,7 @@ cdef inline vreal half_v(const int kind, const int sign, const Place *s, const C
                          unsigned int valid, vreal dot, vreal row, vreal row_next, vreal col, vreal col_next) noexcept nogil:
     """q of row i and the columns from j on, or what a part without distances makes of them. ``valid`` has a bit for each column there is, ``sign`` is
     that of the curvature."""
-    cdef vreal whole, q, rest, one = v_set1(1), part = v_set1(<real>(1.0 / 32))
+    cdef vreal whole, q, rest, one = v_set1(1), part = v_set1(<real>(1.0 / NEAR))
     cdef unsigned int lanes
     if kind == DOT:
         return dot

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""One pair of points in one part of a score, in double: what it is, and where its gradient goes.
+"""One pair of one part of a score, in double: what it is, and where its gradient goes.
 
 A pair is computed from its dot product and its terms, or from the points themselves where that cancels (``near``, ``opposite``); its gradient goes
 to what it was computed from.
@@ -8,7 +8,8 @@ from libc.math cimport asinh, atan2, fabs, sqrt
 
 from ruvattn.kernels.vector cimport real
 
-from ._components cimport COSINE, DOT, EUCLIDEAN, LORENTZ, LORENTZ_INNER, SPHERE, STEREOGRAPHIC, Place, by_directions, edge_of
+from ._components cimport COSINE, DOT, EUCLIDEAN, LORENTZ, LORENTZ_INNER, NEAR, SPHERE, STEREOGRAPHIC, Place
+from ._points cimport antipodal, by_directions, chord, hyperboloid, inner
 
 
 cdef struct Pair:
@@ -31,48 +32,10 @@ cdef struct Spread:
     double *dcurvature
 
 
-cdef inline double chord_of(const real *x, const real *y, Py_ssize_t d, double sign) noexcept nogil:
-    """‖x + sign·y‖²"""
-    cdef double total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        one = x[i] + sign * y[i]
-        total += one * one
-    return total
-
-
-cdef inline double dot_of(const real *x, const real *y, Py_ssize_t d) noexcept nogil:
-    cdef double total = 0
-    cdef Py_ssize_t i
-    for i in range(d):
-        total += <double>x[i] * y[i]
-    return total
-
-
-cdef inline double hyperboloid_of(const real *x, const real *y, Py_ssize_t d, double c) noexcept nogil:
-    """q by the coordinates in the ball."""
-    cdef double up = edge_of(x, d, c), down = edge_of(y, d, c), total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        one = x[i] / up - y[i] / down
-        total += one * one
-    return total * up * down / 4
-
-
-cdef inline double excess_of(const real *x, const real *y, Py_ssize_t d, double kappa) noexcept nogil:
-    """1 + 2κ x·y + κ²‖x‖²‖y‖² by the distance from the antipode"""
-    cdef double norm = dot_of(x, x, d), total = 0, one
-    cdef Py_ssize_t i
-    for i in range(d):
-        one = y[i] + x[i] / (kappa * norm)
-        total += one * one
-    return kappa * kappa * norm * total
-
-
 cdef inline double angular_of(const real *x, const real *y, Py_ssize_t d, double first, double other, double sign) noexcept nogil:
     """¼ ‖x/‖x‖ + sign·y/‖y‖‖², by the reciprocal norms"""
-    cdef double gap = 1 / first - 1 / other, chord = chord_of(x, y, d, sign)
-    return (chord - gap * gap) * first * other / 4 if gap * gap <= chord / 2 else by_directions(x, y, d, sign)
+    cdef double gap = 1 / first - 1 / other, square = chord(x, y, d, sign)
+    return (square - gap * gap) * first * other / 4 if gap * gap <= square / 2 else by_directions(x, y, d, sign)
 
 
 cdef inline void measure(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, Py_ssize_t ld, Pair *p) noexcept nogil:
@@ -97,29 +60,29 @@ cdef inline void measure(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, P
     if kind == STEREOGRAPHIC or kind == EUCLIDEAN:
         whole = p.row + p.col
         p.chord = whole - 2 * dot
-        if p.chord < whole / 32:
+        if p.chord < whole / NEAR:
             p.near = True
-            p.chord = chord_of(x, y, s.d, -1)
+            p.chord = chord(x, y, s.d, -1)
         p.q = p.chord / 4 if kind == EUCLIDEAN else p.chord * p.row_next * p.col_next
     elif kind == SPHERE:
         whole = (1 - dot * p.row * p.col) / 2
-        if whole < 1.0 / 32:
+        if whole < 1.0 / NEAR:
             p.near = True
             whole = angular_of(x, y, s.d, p.row, p.col, -1)
         p.q = whole / kappa
     else:
         whole = p.row + p.col - 2 * kappa * p.row * p.col
         p.q = whole - dot / 2
-        if p.q < whole / 32:
+        if p.q < whole / NEAR:
             p.near = True
-            p.q = hyperboloid_of(x, y, s.d, -kappa)
+            p.q = hyperboloid(x, y, s.d, -kappa)
     p.rest = 1 - kappa * p.q
-    if kappa > 0 and p.rest < 1.0 / 32:
+    if kappa > 0 and p.rest < 1.0 / NEAR:
         p.opposite = True
         if kind == SPHERE:
             p.rest = angular_of(x, y, s.d, p.row, p.col, 1)
         else:
-            p.excess = excess_of(x, y, s.d, kappa)
+            p.excess = antipodal(x, y, s.d, kappa)
             p.rest = p.excess * p.row_next * p.col_next
         p.q = (1 - p.rest) / kappa
     if kind == LORENTZ_INNER:
@@ -170,7 +133,7 @@ cdef inline void add_difference(const real *x, const real *y, Py_ssize_t d, Spre
 
 cdef inline void add_lorentz(const real *x, const real *y, Py_ssize_t d, Spread *to, double up, double c) noexcept nogil:
     """q = ¼(‖Δx‖² − Δt²): dx += up/2·(Δx − Δt x/t), dy += −up/2·(Δx − Δt y/t'); ∂q/∂κ = Δt²/(4c² t t')"""
-    cdef double t = sqrt(1 / c + dot_of(x, x, d)), other = sqrt(1 / c + dot_of(y, y, d)), fall = 0, one
+    cdef double t = sqrt(1 / c + inner(x, x, d)), other = sqrt(1 / c + inner(y, y, d)), fall = 0, one
     cdef Py_ssize_t i
     for i in range(d):
         fall += (<double>x[i] - y[i]) * (<double>x[i] + y[i])
@@ -216,9 +179,9 @@ cdef inline void chain(int kind, const Place *s, Py_ssize_t i, Py_ssize_t j, con
             to.drow_next[0] += <real>(share * b)
             to.dcol_next[0] += <real>(share * a)
         if p.opposite:
-            a = dot_of(x, x, s.d)
-            b = dot_of(y, y, s.d)
-            share = dot_of(x, y, s.d)
+            a = inner(x, x, s.d)
+            b = inner(y, y, s.d)
+            share = inner(x, y, s.d)
             to.dcurvature[0] -= dchord * (2 * kappa * a * b + 2 * share) / kappa + dq * (1 - p.rest) / (kappa * kappa)
             add_points(x, y, s.d, to, -2 * dchord * kappa * b, -2 * dchord, -2 * dchord, -2 * dchord * kappa * a)
             to.dots[0] = 0

@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ruvattn.errors import DimensionMismatchError, InvalidInputError
+from ruvattn.errors import InvalidInputError
 from ruvattn.validation import check_bool, check_int
 
 from .geometric_score import GeometricScore
 from .layout import COSINE, DOT, EUCLIDEAN, LENGTH, LORENTZ, LORENTZ_INNER, MAX_PARTS, SPHERE, SQUARED, STEREOGRAPHIC, SUM, TERMS, Part, alone
 from .manifolds import Euclidean, Lorentz, PoincareBall, Product, Sphere, Stereographic
 from .manifolds.product import DEFAULT_SIGNATURE
+from .parameters import by_head, plain, read_numbers
 
 if TYPE_CHECKING:
     from ruvattn.interfaces import Manifold
@@ -131,7 +132,7 @@ class LorentzInner(GeometricScore):
     def __init__(self, c: Any = 1.0, *, temperature: Any = 1.0) -> None:
         self.params: dict[str, Any] = {  # type: ignore[misc]
             "temperature": _positive(temperature, "temperature"),
-            "curvature": _negated(_positive(c, "c")),
+            "curvature": -_positive(c, "c"),
         }
         _, self.parts = alone(LORENTZ_INNER, "curvature")
 
@@ -202,9 +203,9 @@ class DualSpace(GeometricScore):
         self.conformance_widths = (width + 1, width + 2, width + 9)
         self.params: dict[str, Any] = {  # type: ignore[misc]
             "temperature": _positive(temperature, "temperature"),
-            "curvature": _negated(_positive(c, "c")),
-            "euclidean_weight": _positive(euclidean_weight, "euclidean_weight", or_zero=True),
-            "hyperbolic_weight": _positive(hyperbolic_weight, "hyperbolic_weight", or_zero=True),
+            "curvature": -_positive(c, "c"),
+            "euclidean_weight": _weight(euclidean_weight, "euclidean_weight"),
+            "hyperbolic_weight": _weight(hyperbolic_weight, "hyperbolic_weight"),
         }
         self.parts = (
             Part(DOT, 0, width, 0, 0, "", "euclidean_weight"),
@@ -226,7 +227,7 @@ def _spaces(manifold: Any) -> list[tuple[int | None, int, Any]]:
         return [(width, *_spaces(part)[0][1:]) for part, width in manifold.components]
     for form, kind in ((Euclidean, EUCLIDEAN), (Lorentz, LORENTZ), (Sphere, SPHERE), (Stereographic, STEREOGRAPHIC)):
         if isinstance(manifold, form):
-            return [(None, kind, _numbers(manifold.curvature))]
+            return [(None, kind, plain(by_head(np.asarray(manifold.curvature), "the curvature of a score")))]
     raise InvalidInputError(f"manifold must be a PoincareBall, Stereographic, Lorentz, Sphere, Euclidean or Product, got {manifold!r}")
 
 
@@ -252,29 +253,17 @@ def laid_out(spaces: Sequence[tuple[int | None, int, Any]], params: dict[str, An
     return tuple(splits), tuple(parts)
 
 
-def _numbers(value: Any) -> Any:
-    """Return a number, or an array of one for each head: (H,), also where it broadcasts as (H, 1)."""
-    array = np.asarray(value, np.float64)
-    if array.ndim > 1 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim > 1:
-        raise DimensionMismatchError(f"a curvature of a score must be a number or have one entry for each head, got shape {np.shape(value)}")
-    return float(array) if array.ndim == 0 else array
+def _positive(value: Any, name: str) -> Any:
+    """Return a positive number, or one for each head."""
+    return plain(by_head(read_numbers(value, name, positive=True, hint="one number, or one for each head"), name))
 
 
-def _positive(value: Any, name: str, or_zero: bool = False) -> Any:
-    try:
-        array = np.asarray(value)
-        array = array.astype(np.float64) if array.dtype.kind in "fiu" else np.array(np.nan)
-    except (TypeError, ValueError):
-        array = np.array(np.nan)
-    if array.ndim > 1 or array.size == 0 or not np.all(np.isfinite(array) & ((array >= 0) if or_zero else (array > 0))):
-        raise InvalidInputError(f"{name} must be a {'number of at least 0' if or_zero else 'positive number'}, or one for each head, got {value!r}")
-    return float(array) if array.ndim == 0 else array.copy()
-
-
-def _negated(value: Any) -> Any:
-    return -value
+def _weight(value: Any, name: str) -> Any:
+    """Return a number of at least 0, or one for each head."""
+    weights = by_head(read_numbers(value, name, positive=False, hint=""), name)
+    if (weights < 0).any():
+        raise InvalidInputError(f"{name} must be at least 0, got {value!r}")
+    return plain(weights)
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import plain, read_numbers
+from ..parameters import plain, read_numbers
 from .stereographic import Stereographic
 
 __all__ = ["PoincareBall"]

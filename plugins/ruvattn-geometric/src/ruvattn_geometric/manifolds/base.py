@@ -17,68 +17,12 @@ import numpy as np
 
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.interfaces import Manifold
-from ruvattn.validation import as_array, as_numbers, check_bool, check_finite, check_int, check_positive
+from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_positive
+
+from ..parameters import plain, read_numbers
+from ..vectors import EPSILON, epsilon_of, in_front, ratio, rounded, wide
 
 __all__ = ["GeometricManifold"]
-
-# One rounding, relative; ml_dtypes isn't needed for its name.
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-
-
-def dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the inner products along the last axis, as (..., 1)."""
-    return np.vecdot(x, y)[..., None]
-
-
-def lengths(x: np.ndarray) -> np.ndarray:
-    """Return the norms along the last axis, as (..., 1), of vectors whose squares may under- or overflow too."""
-    square = dot(x, x)
-    extreme = ~((square > 1e-250) & (square < 1e250))
-    if not extreme.any():
-        return np.sqrt(square)
-    with np.errstate(all="ignore"):
-        largest = np.abs(x).max(axis=-1, keepdims=True, initial=0.0)
-        scaled = x / np.where(largest > 0, largest, 1.0)
-        return np.where(np.isfinite(largest), np.sqrt(dot(scaled, scaled)) * largest, largest)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Return the directions of vectors; of zero vectors, zeros."""
-    length = lengths(x)
-    return x / np.where(length > 0, length, 1.0)
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray, limit: Any) -> np.ndarray:
-    """Return quotients, and what they tend to where the denominator is 0."""
-    zero = denominator == 0
-    return np.where(zero, limit, numerator / np.where(zero, 1.0, denominator))
-
-
-def in_front(x: np.ndarray, first: Any = 0.0) -> np.ndarray:
-    """Return vectors with a coordinate put in front."""
-    whole = np.empty((*np.broadcast_shapes(x.shape[:-1], np.shape(first)[:-1]), x.shape[-1] + 1))
-    whole[..., :1] = first
-    whole[..., 1:] = x
-    return whole
-
-
-def read_numbers(value: Any, name: str, *, positive: bool, hint: str) -> np.ndarray:
-    """Return a parameter of a manifold, a number or an array of them, as float64."""
-    array = as_numbers(value, name)
-    kind = "positive and finite" if positive else "finite"
-    if array.dtype.kind not in "fiu":
-        raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}")
-    numbers = np.array(array, np.float64)
-    wrong = ~np.isfinite(numbers) | ((numbers <= 0) if positive else False)
-    if wrong.any():
-        raise InvalidInputError(f"{name} must be {kind}, got {numbers[wrong][0]}{f': {hint}' if hint else ''}")
-    numbers.flags.writeable = False
-    return numbers
-
-
-def plain(numbers: np.ndarray) -> Any:
-    """Return a parameter as it is shown: a float, or the array."""
-    return numbers if numbers.ndim else float(numbers)
 
 
 class GeometricManifold(Manifold):
@@ -697,29 +641,6 @@ class GeometricManifold(Manifold):
             among = ", ".join(f"{name} {axes}" for name, axes in shapes.items())
             curvature = f" and the curvature {shape}" if shape else ""
             raise DimensionMismatchError(f"leading axes must broadcast, got {among}{curvature}") from None
-
-
-def epsilon_of(x: np.ndarray) -> float:
-    """Return the relative size of a rounding in an array's dtype."""
-    return EPSILON[x.dtype.name]
-
-
-def tolerance(epsilon: float, x: np.ndarray) -> float:
-    """Return how far off vectors may be, relative to their size: a few roundings; of float32 for float64 too, which points often come from."""
-    return float(4 * max(epsilon, EPSILON["float32"]) * np.sqrt(x.shape[-1]))
-
-
-def wide(x: np.ndarray) -> np.ndarray:
-    """Return an array in float64."""
-    return x.astype(np.float64, copy=False)
-
-
-def rounded(result: np.ndarray, *arguments: np.ndarray) -> np.ndarray:
-    """Return a result in the widest dtype of the arguments; one that is an argument itself is copied."""
-    dtype = np.result_type(*arguments)
-    with np.errstate(over="ignore", under="ignore"):
-        out = np.asarray(result).astype(dtype, copy=False)
-    return out.copy() if any(np.may_share_memory(out, x) for x in arguments) else out
 
 
 def _row(at: tuple[Any, ...]) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import GeometricManifold, lengths
+from ..vectors import lengths
+from .base import GeometricManifold
 
 __all__ = ["Euclidean"]
 

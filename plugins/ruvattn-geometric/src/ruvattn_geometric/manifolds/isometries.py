@@ -11,9 +11,9 @@ import numpy as np
 
 from ruvattn.errors import InvalidInputError
 
+from ..vectors import dot, in_front, rounded, unit, wide
 from . import stereographic
 from .ball import PoincareBall
-from .base import dot, in_front, rounded, unit, wide
 from .lorentz import Lorentz
 from .sphere import Sphere
 from .stereographic import Stereographic, gap

@@ -11,6 +11,7 @@ import numpy as np
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.validation import check_int
 
+from ..parameters import of_heads
 from .ball import PoincareBall
 from .base import GeometricManifold
 from .euclidean import Euclidean
@@ -147,7 +148,7 @@ class Product(GeometricManifold):
                 raise InvalidInputError(f"signature[{at}]: {name!r} must have a {what}, [{name!r}, {width!r}, {what}]")
             value: Any = number[0] if number else default
             try:
-                components.append((make(np.asarray(value)[:, None] if np.ndim(value) else value), width))
+                components.append((make(of_heads(value)), width))
             except InvalidInputError as error:
                 raise InvalidInputError(f"signature[{at}]: {error}") from None
         return cls(components)

@@ -15,7 +15,9 @@ import numpy as np
 
 from ruvattn.errors import InvalidInputError
 
-from .base import GeometricManifold, dot, in_front, lengths, plain, ratio, read_numbers, tolerance, unit
+from ..parameters import plain, read_numbers
+from ..vectors import dot, in_front, lengths, ratio, tolerance, unit
+from .base import GeometricManifold
 
 __all__ = ["Sphere"]
 

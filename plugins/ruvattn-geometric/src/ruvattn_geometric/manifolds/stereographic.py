@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .base import GeometricManifold, dot, lengths, plain, ratio, read_numbers, unit
+from ..parameters import plain, read_numbers
+from ..vectors import dot, lengths, ratio, unit
+from .base import GeometricManifold
 
 __all__ = ["Stereographic"]
 

@@ -24,14 +24,15 @@ from ruvattn.builtin.multihead import MultiHeadAttention
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.headwise import HeadwiseAttention, split_heads
 from ruvattn.running import narrowed
-from ruvattn.validation import as_numbers, check_bool, check_int
+from ruvattn.validation import check_bool, check_int
 
 from ..geometric_score import GeometricScore
 from ..manifolds import GeometricManifold, Product
-from ..manifolds.base import EPSILON
+from ..parameters import per_head
+from ..vectors import EPSILON
 from .origin import exp_at_origin, log_at_origin
 
-__all__ = ["GeometricVariant", "head_width", "heads_last", "per_head"]
+__all__ = ["GeometricVariant", "head_width", "heads_last"]
 
 SIDES = ("manifold", "tangent")
 """What points are given and returned as."""
@@ -50,46 +51,6 @@ TANGENT = 8
 
 MASKING = ("mask", "causal", "window", "key_lengths")
 """Options of `ruvattn.attention` that say which pairs there are; a bias does so too."""
-
-
-def per_head(value: Any, name: str, heads: int, least: float | None = None) -> Any:
-    """Check a number, or one number for each head.
-
-    Parameters
-    ----------
-    value : float or sequence of `heads` floats
-        The number.
-    name : str
-        What to call it in messages.
-    heads : int
-        Number of query heads.
-    least : float, optional
-        What it has to be at least. When not given, it has to be above 0.
-
-    Returns
-    -------
-    float or tuple of float
-        As it is kept in a configuration.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not such a number, or there are not so many.
-    """
-    heads = check_int(heads, "num_heads", 1)
-    numbers = as_numbers(value, name)
-    kind = "a positive finite number" if least is None else "a finite number" if least == -np.inf else f"a finite number from {least:g}"
-    if numbers.dtype.kind not in "fiu":
-        raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got {value!r}")
-    if numbers.ndim and numbers.shape != (heads,):
-        raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got shape {numbers.shape}")
-    with np.errstate(over="ignore"):
-        numbers = numbers.astype(np.float64)
-    wrong = ~np.isfinite(numbers) | (numbers <= 0 if least is None else numbers < least)
-    if wrong.any():
-        where = f" for head {int(wrong.argmax())}" if numbers.ndim else ""
-        raise InvalidInputError(f"{name} must be {kind}, or one for each of the {heads} heads, got {numbers[wrong].flat[0]:g}{where}")
-    return tuple(numbers.tolist()) if numbers.ndim else float(numbers)
 
 
 def head_width(embed_dim: Any, num_heads: Any) -> int:

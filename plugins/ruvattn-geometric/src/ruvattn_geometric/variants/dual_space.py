@@ -8,7 +8,8 @@ from ruvattn.errors import InvalidInputError
 from ruvattn.validation import check_int
 
 from ..manifolds import Euclidean, PoincareBall, Product
-from .base import GeometricVariant, head_width, per_head
+from ..parameters import per_head
+from .base import GeometricVariant, head_width
 
 __all__ = ["DualSpaceAttention"]
 

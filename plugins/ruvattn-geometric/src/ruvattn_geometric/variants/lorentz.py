@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..manifolds import Lorentz
-from .base import GeometricVariant, per_head
+from ..parameters import per_head
+from .base import GeometricVariant
 
 __all__ = ["LorentzAttention"]
 

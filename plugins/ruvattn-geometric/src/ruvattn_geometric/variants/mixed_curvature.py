@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from ..manifolds import Stereographic
-from .base import GeometricVariant, per_head
+from ..parameters import per_head
+from .base import GeometricVariant
 
 __all__ = ["MixedCurvatureAttention"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..manifolds import Euclidean, GeometricManifold, Lorentz, Product, Sphere, Stereographic
-from ..manifolds.base import EPSILON, lengths, ratio, wide
+from ..vectors import EPSILON, lengths, ratio, wide
 
 __all__ = ["exp_at_origin", "log_at_origin"]
 

@@ -10,7 +10,8 @@ from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.validation import check_int
 
 from ..manifolds import Product
-from .base import GeometricVariant, head_width, per_head
+from ..parameters import per_head
+from .base import GeometricVariant, head_width
 
 __all__ = ["ProductAttention"]
 
