@@ -292,6 +292,7 @@ def _prepare(
     query, keys = sentences.embeddings[[row]], sentences.embeddings[others]
     num_heads = HEADS if "num_kv_heads" in info.options else 1
     made_with = plain_options(info)
+    read_as = "the embeddings are tangent vectors at the origin" if "inputs" in made_with else ""
     averaged = f"{num_heads} heads, averaged" if num_heads > 1 else ""
     tempered = "temperature" in info.options
     if tempered:
@@ -315,7 +316,7 @@ def _prepare(
             continue
         break
     # What is wrong with the last one will show when it is called once more.
-    return variant, inputs, {**options, **place}, "; ".join(filter(None, (where, note)))
+    return variant, inputs, {**options, **place}, "; ".join(filter(None, (where, read_as, note)))
 
 
 def _place(variant: Attention, sentences: Sentences, row: int) -> tuple[dict[str, Any], str]:

@@ -673,4 +673,5 @@ def test_the_demo_takes_the_sentences_as_tangent_vectors():
         result = demo.attend(sentences, sentences.find(demo.DEFAULT)[0], ruvattn.variants()[name])
         assert result.seconds is not None, result.note
         assert result.error is not None and result.error < 1e-5
+        assert "tangent vectors at the origin" in result.note
         assert sentences.topics[result.best[0][0]] == sentences.topics[sentences.find(demo.DEFAULT)[0]]
