@@ -2,7 +2,7 @@
 #
 #   .venv         this checkout, editable, its plugins too      demo, test, lint, bench
 #   .venv-all     the wheels of dist/, beside the reference libraries      test-all
-#   .venv-peers   the wheels of dist/, beside torch      bench-peers
+#   .venv-peers   the wheels of dist/, beside torch and torch-geometric      bench-peers
 #
 # What was done is remembered by a file in the environment that it was done to; it is done again when its sources have changed.
 
@@ -51,7 +51,7 @@ bench: .venv/ruvattn-bench  ## One quick pass of the asv suite (BENCH=regex for 
 	cd asv_benchmarks && ../$(BIN)/asv machine --yes > /dev/null
 	cd asv_benchmarks && ../$(BIN)/asv run -E existing:same --quick --show-stderr $(if $(BENCH),--bench '$(BENCH)') --set-commit-hash $$(git rev-parse HEAD)
 
-bench-peers: .venv-peers/ruvattn-installed  ## Times beside torch's scaled_dot_product_attention, as ratios
+bench-peers: .venv-peers/ruvattn-installed  ## Times beside torch and torch-geometric, as ratios (PEERS=--graph for the graphs)
 	.venv-peers/bin/python asv_benchmarks/peers.py $(PEERS)
 
 wheels: dist/ruvattn-built  ## Wheel and sdist of the core and of each plugin, in dist/
@@ -60,7 +60,7 @@ check-wheels: dist/ruvattn-built  ## Install the wheels into an empty environmen
 	bash scripts/check_wheels.sh
 
 clean:  ## Remove all that make makes, but benchmark results
-	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo.png
+	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo*.png
 	rm -rf $(foreach plugin,$(PLUGINS),$(plugin)/build $(plugin)/dist $(plugin)/*.egg-info $(plugin)/src/*.egg-info)
 	find ruvattn plugins tests scripts asv_benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -98,6 +98,7 @@ dist/ruvattn-built: $(SHIPPED) .venv/ruvattn-built
 	touch $@
 
 .venv-all/ruvattn-installed: EXTRAS := [test,reference]
+.venv-peers/ruvattn-installed: EXTRAS := [peers]
 .venv-all/ruvattn-installed .venv-peers/ruvattn-installed: %/ruvattn-installed: %/ruvattn-torch dist/ruvattn-built
 	$*/bin/pip install -qq --no-deps --force-reinstall dist/*.whl
 	$*/bin/pip install -qq 'ruvattn$(EXTRAS)' $(notdir $(PLUGINS))

@@ -16,8 +16,10 @@ spec.loader.exec_module(build)
 setup(
     ext_modules=[
         build.Extension("ruvattn.kernels.cpu", ["ruvattn/kernels/cpu.pyx"]),
+        build.Extension("ruvattn.kernels.csr", ["ruvattn/kernels/csr.pyx"], include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.tile", ["ruvattn/kernels/tile.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.edge", ["ruvattn/kernels/edge.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
+        *build.extensions("ruvattn.kernels.norm", ["ruvattn/kernels/norm.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
     ],
     cmdclass={"build_ext": build.build_ext},
 )

@@ -4,8 +4,10 @@
     python asv_benchmarks/peers.py --shapes causal      only the shapes whose name holds that word
     python asv_benchmarks/peers.py --sparse             sparse masks, against compiled flex_attention too; --cases bigbird for some of them
     python asv_benchmarks/peers.py --geometric          curved spaces, against torch's matrices of distances; --spaces lorentz for some of them
+    python asv_benchmarks/peers.py --graph              graph layers, against torch-geometric's; --layers GATv2Conv for some of them
     python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --numpy-score --isa --import --all
     python asv_benchmarks/peers.py --sparse-figures     time and memory over the length. Also: --geometric-figures, for accuracy
+    python asv_benchmarks/peers.py --graph-figures      accuracy, memory of a large graph, order of nodes
 
 Both libraries run in one process, alternately, on the same arrays; every number of threads has a process of its own, started with
 OMP_NUM_THREADS and OPENBLAS_NUM_THREADS set. NumPy's SGEMM takes part in every round of a large shape, for a machine drifts within minutes: the
@@ -28,6 +30,9 @@ import figures
 import geometric_cases
 import geometric_figures
 import geometric_peers
+import graph_cases
+import graph_figures
+import graph_peers
 import sparse_figures
 import sparse_peers
 from reporting import Report, duration, plural
@@ -38,6 +43,9 @@ __all__ = ["SHAPES", "Shape", "main"]
 
 TORCH = "torch==2.13.0"
 """The peer that the bars were set with."""
+
+TORCH_GEOMETRIC = "torch_geometric==2.8.1"
+"""That of graph layers."""
 
 SGEMM = 2048
 """Rows and columns of the matrices of the SGEMM."""
@@ -218,6 +226,11 @@ TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "geometric": geometric_peers.geometric_task,
     "geometric-accuracy": geometric_figures.attention_accuracy_task,
     "geometric-distances": geometric_figures.distance_accuracy_task,
+    "graph": graph_peers.graph_task,
+    "graph-hub": graph_peers.graph_hub_task,
+    "graph-accuracy": graph_figures.graph_accuracy_task,
+    "graph-memory": graph_figures.graph_memory_task,
+    "graph-order": graph_figures.graph_order_task,
 }
 """What runs in processes of its own, by the name that `timing.run_child` takes."""
 
@@ -339,6 +352,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--geometric", action="store_true", help="curved spaces beside dense attention, and beside torch's matrices of distances")
     parser.add_argument("--spaces", action="append", metavar="TEXT", help="only the geometric cases whose name contains this; may be given again")
     parser.add_argument("--geometric-figures", action="store_true", help="curved spaces: how exact outputs, weights and distances are")
+    parser.add_argument("--graph", action="store_true", help="graph layers beside torch-geometric's, and a hub beside the uniform graph")
+    parser.add_argument("--layers", action="append", metavar="TEXT", help="only the graph cases whose name contains this; may be given again")
+    parser.add_argument("--graph-figures", action="store_true", help="graphs: accuracy, memory of a large one, order of nodes")
     parser.add_argument("--calls", action="store_true", help="single calls beside their limits")
     parser.add_argument("--memory", action="store_true", help="peak memory of one head of 32,768 x 64")
     parser.add_argument("--numpy-score", action="store_true", help="a score in NumPy beside its compiled form; needs ruvattn-example")
@@ -366,16 +382,21 @@ def main(arguments: list[str] | None = None) -> int:
         for row in TASKS[request["task"]](**request["options"]):
             print(json.dumps(row), flush=True)
         return 0
-    others = (chosen.sparse, chosen.sparse_figures, chosen.geometric, chosen.geometric_figures)
+    others = (chosen.sparse, chosen.sparse_figures, chosen.geometric, chosen.geometric_figures, chosen.graph, chosen.graph_figures)
     others += (chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
     sdpa = chosen.sdpa or chosen.everything or not any(others)
     sparse = chosen.sparse or chosen.everything
     geometric = chosen.geometric or chosen.everything
+    graph = chosen.graph or chosen.everything
     names = _chosen(parser, "shape", [shape.name for shape in SHAPES], chosen.shapes)
     cases = _chosen(parser, "sparse mask", [case.name for case in CASES], chosen.cases)
     spaces = _chosen(parser, "geometric case", [case.name for case in geometric_cases.CASES], chosen.spaces)
+    layers = _chosen(parser, "graph case", [case.name for case in graph_cases.CASES], chosen.layers)
     if (sdpa or sparse or geometric) and find_spec("torch") is None:
         parser.error(f"the comparison with SDPA needs torch, and it isn't installed: pip install {TORCH} (or make bench-peers)")
+    lacking = [TORCH] * (find_spec("torch") is None) + [TORCH_GEOMETRIC] * (find_spec("torch_geometric") is None)
+    if graph and lacking:
+        parser.error(f"the comparison of graph layers needs what isn't installed: pip install {' '.join(lacking)} (or make bench-peers)")
 
     report = Report(chosen.as_json)
     report.document["machine"] = machine = describe_machine()
@@ -390,6 +411,10 @@ def main(arguments: list[str] | None = None) -> int:
         geometric_peers.show_geometric(report, spaces, chosen.threads, chosen.rounds)
     if chosen.geometric_figures or chosen.everything:
         geometric_figures.show_geometric_figures(report)
+    if graph:
+        graph_peers.show_graph(report, layers, chosen.threads, chosen.rounds)
+    if chosen.graph_figures or chosen.everything:
+        graph_figures.show_graph_figures(report, chosen.threads, chosen.rounds)
     if chosen.calls or chosen.everything:
         show_calls(report, chosen.rounds)
     if chosen.memory or chosen.everything:

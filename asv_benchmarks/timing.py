@@ -3,6 +3,7 @@
     alternate({"sdpa": f, "ruvattn": g}, rounds=9)      f, g, f, g …  so that a drift of the machine meets both
     run_child("sdpa", {…}, threads=2)                   the task of that name in a process of its own, row by row
     measure_peak(call)                                  memory that a call needs beyond what was there
+    resident_memory()                                   memory of the process, now and at its highest
 
 Nothing here knows what is measured, but for the name of the script that processes of their own run.
 """
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ChildError", "alternate", "describe_machine", "geometric_mean", "measure_peak", "run_child", "thread_environment"]
+__all__ = ["ChildError", "alternate", "describe_machine", "geometric_mean", "measure_peak", "resident_memory", "run_child", "thread_environment"]
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least, by repeating the call."""
@@ -95,6 +96,14 @@ def measure_peak(call: Callable[[], Any]) -> tuple[int, Any]:
     before = _status("VmRSS") if exact else _max_rss()
     result = call()
     return (_status("VmHWM") if exact else _max_rss()) - before, result
+
+
+def resident_memory() -> tuple[int, int]:
+    """Return the bytes of this process that are resident now, and at their highest so far; twice the latter where the system says no more."""
+    try:
+        return _status("VmRSS"), _status("VmHWM")  # not ru_maxrss, which starts with what the parent had
+    except (OSError, KeyError):
+        return _max_rss(), _max_rss()
 
 
 def _give_back() -> None:

@@ -5,13 +5,14 @@
 
 Where things are:
 
-    functional.py    attention(), attention_weights(), attention_logits(), merge_states();  edges.py  edge_attention()
+    functional.py    attention(), attention_weights(), attention_logits(), merge_states();  edges.py  edge_attention();  adjacency.py  its edges
     scores.py, patterns.py, aggregates.py     the three parts of attention: base classes, and what is built in
     interfaces.py    the abstract classes of variants;  attention_config.py  what makes one;  manifold.py  spaces
     headwise.py  what most variants share;  context.py  what a call leaves behind
     builtin/         the variants that are built in
     registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
     selection.py     attention_topk(), topk_attention(): the keys that matter most
+    normalization.py  layer_norm()
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
     explicit_patterns.py, pattern_algebra.py  patterns that hold their pairs, and that are made of others by &, | and ~
     sparse_mask.py   what can be counted, listed and handed to scipy.sparse
@@ -40,6 +41,7 @@ from .scores import Dot, Score, Tile
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from .adjacency import Adjacency
     from .attention_config import AttentionConfig
     from .config import config_info, show_config
     from .context import Context
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
         TrainableAttention,
     )
     from .manifold import Manifold
+    from .normalization import layer_norm
     from .registry import VariantInfo, create, variants
     from .selection import attention_topk, topk_attention
     from .sparse_mask import SparseMask
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Adjacency": "adjacency",
     "config_info": "config",
     "show_config": "config",
     "create": "registry",
@@ -78,10 +82,12 @@ _LAZY = {
     "TrainableAttention": "interfaces",
     "attention_topk": "selection",
     "topk_attention": "selection",
+    "layer_norm": "normalization",
 }
 _LAZY_MODULES = ("builtin", "demo", "hookspecs", "plugins", "reference", "registry", "testing")
 
 __all__ = [
+    "Adjacency",
     "Aggregate",
     "Attention",
     "AttentionConfig",
@@ -113,6 +119,7 @@ __all__ = [
     "edge_attention",
     "errors",
     "get_num_threads",
+    "layer_norm",
     "load_kernels",
     "merge_states",
     "set_num_threads",

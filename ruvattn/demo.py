@@ -5,6 +5,8 @@
                                            ├──attend()─────────┴──► Result for each variant: best five, time, error
                                            └──attention_map()──► (N, N) weights ──draw_map()──► PNG
 
+    plugins ──registry.demos()──► a name ──demonstrate()──► Demonstration: what a plugin has to say and to show of its own
+
 Query, keys and values are the sentences' MiniLM embeddings. These have length 1, so that a dot product is a cosine,
 and cosines lie close together: unscaled, every sentence would get nearly the same weight. `SCALE` = 20 is the scale
 (a temperature of 1/20) of the softmax over cosines that the model was trained with [1]_, so it is the one at which
@@ -31,7 +33,7 @@ import numpy as np
 
 from . import reference
 from .errors import AttentionError, InvalidInputError, UnsupportedError
-from .registry import VariantInfo, create, variants
+from .registry import VariantInfo, create, show_demo, variants
 
 if TYPE_CHECKING:
     from .interfaces import Attention, Context
@@ -40,11 +42,13 @@ __all__ = [
     "BEST",
     "DEFAULT",
     "SCALE",
+    "Demonstration",
     "Result",
     "Sentences",
     "attend",
     "attention_map",
     "choose_variants",
+    "demonstrate",
     "draw_map",
     "load_sentences",
     "plain_options",
@@ -281,8 +285,16 @@ def attend(sentences: Sentences, row: int, info: VariantInfo) -> Result:
             note=note,
         )
     except Exception as error:  # a plugin may raise anything; the other variants are still worth showing
+        return replace(result, note=_as_note(error))
+
+
+def _as_note(error: Exception) -> str:
+    """Return on one line what an exception says; its type too, unless it is one of ours, whose messages are sentences."""
+    try:
         text = " ".join(str(error).split())
-        return replace(result, note=text if isinstance(error, AttentionError) else f"{type(error).__name__}: {text}")
+    except Exception:  # an exception class may have a broken __str__
+        text = "(its message cannot be shown)"
+    return text if isinstance(error, AttentionError) else f"{type(error).__name__}: {text}"
 
 
 def _prepare(
@@ -357,6 +369,69 @@ def _error(context: Context) -> float | None:
     except (AttributeError, TypeError, ValueError, NotImplementedError):
         return None  # a variant that is not made of the oracle's parts
     return float(difference.max() / np.abs(expected).max())
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a plugin's own demonstration has to say and to show; see `ruvattn.registry.Registry.demo`.
+
+    Attributes
+    ----------
+    lines : tuple of str
+        Plain text, a line each. Block characters of bars, and arrows, are replaced where the terminal lacks them.
+    pictures : tuple of Path
+        The files that it wrote.
+    note : str
+        What is to be said about it: what it could not show and why, or what to install for more.
+
+    Raises
+    ------
+    InvalidInputError
+        If `lines` is not a sequence of str, `pictures` not one of paths, or `note` no str.
+
+    Examples
+    --------
+    >>> from ruvattn.demo import Demonstration
+    >>> Demonstration(["What is near gets", "two thirds of the attention."]).lines
+    ('What is near gets', 'two thirds of the attention.')
+    """
+
+    lines: tuple[str, ...]
+    pictures: tuple[Path, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("lines", (str,)), ("pictures", (str, Path))):
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple) or not all(isinstance(item, kinds) for item in given):
+                raise InvalidInputError(f"{name} of a Demonstration must be a list or tuple of {kinds[-1].__name__}, got {_shorten(repr(given), 60)}")
+        if not isinstance(self.note, str):
+            raise InvalidInputError(f"note of a Demonstration must be a str, got {self.note!r}")
+        object.__setattr__(self, "lines", tuple(line for text in self.lines for line in text.splitlines() or [""]))
+        object.__setattr__(self, "pictures", tuple(map(Path, self.pictures)))
+
+
+def demonstrate(name: str, folder: Path | None = None) -> Demonstration:
+    """Show what a plugin has to demonstrate.
+
+    Parameters
+    ----------
+    name : str
+        A key of `ruvattn.registry.demos()`.
+    folder : Path, optional
+        Where its pictures go; without, it draws none.
+
+    Returns
+    -------
+    Demonstration
+        Of a plugin that raises too: its `note` then says what.
+    """
+    try:
+        return show_demo(name, folder)
+    except ImportError as error:  # says what to install; what it is called says nothing
+        return Demonstration((), note=" ".join(str(error).split()))
+    except Exception as error:  # a plugin may raise anything; the other demonstrations are still worth showing
+        return Demonstration((), note=_as_note(error))
 
 
 def attention_map(sentences: Sentences) -> np.ndarray:

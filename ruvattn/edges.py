@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .adjacency import Adjacency, as_ints, read_structure
 from .aggregates import Aggregate, WeightedSum
 from .call import Call, as_plain, of_call, read_bias, read_call
 from .errors import DimensionMismatchError, InvalidInputError
@@ -35,7 +36,7 @@ from .running import (
 )
 from .scores import MAX_TERMS, BoundScore, Dot, Score
 from .threads import resolve_threads
-from .validation import as_array, check_bool, check_out, clean, is_scipy_sparse
+from .validation import as_array, check_bool, check_out, clean
 
 __all__ = ["attend_sets", "edge_attention"]
 
@@ -50,6 +51,8 @@ TILE_COLUMNS = 1 << 20
 
 GATHERED_NUMBERS = 1 << 20
 """Numbers of keys or values that are gathered at once, where a score or an aggregate in Python has to see them so."""
+
+_ATTR_TO = ("both", "key", "value")
 
 _kernels: dict[Any, Any] = {}
 
@@ -67,13 +70,14 @@ def edge_attention(
     k: Any,
     v: Any,
     indptr: Any,
-    indices: Any,
+    indices: Any = None,
     *,
     score: Any = "dot",
     aggregate: Any = None,
     bias: Any = None,
     edge_terms: Any = None,
     edge_attr: Any = None,
+    edge_attr_to: str = "both",
     scale: Any = None,
     softcap: float | None = None,
     sinks: Any = None,
@@ -92,16 +96,17 @@ def edge_attention(
     Parameters
     ----------
     q : array, (..., Hq, Lq, D)
-        Queries, one for each row; D + F columns with `edge_attr`. Arrays of two axes are one head. float32, float64, float16 or bfloat16 (ml_dtypes);
-        the last two compute in float32.
+        Queries, one for each row; D + F columns where `edge_attr` joins the keys. Arrays of two axes are one head. float32, float64, float16 or
+        bfloat16 (ml_dtypes); the last two compute in float32.
     k : array, (..., Hk, Lk, D)
         Keys. Hk divides Hq; each key head serves Hq/Hk query heads and isn't copied.
     v : array, (..., Hk, Lk, Dv)
         Values. q, k and v share one dtype and their leading axes.
-    indptr : array of int, (Lq + 1,)
-        Row i has the edges from ``indptr[i]`` to ``indptr[i + 1]``; from 0 to E, never falling. Shared by all heads and batch entries.
+    indptr : array of int, (Lq + 1,), or Adjacency
+        Row i has the edges from ``indptr[i]`` to ``indptr[i + 1]``; from 0 to E, never falling. Shared by all heads and batch entries. An
+        `ruvattn.Adjacency` is both arrays, and is not looked through again.
     indices : array of int, (E,)
-        The key of each edge, from 0 to Lk − 1, in any order. Edges between the same row and key count separately.
+        The key of each edge, from 0 to Lk − 1, in any order. Edges between the same row and key count separately. Left out with an Adjacency.
     score : str or Score, default "dot"
         What a logit is: a registered name, or an instance. A tile is one row and its edges; the positions are indices of rows and keys.
     aggregate : str or Aggregate, optional
@@ -113,6 +118,8 @@ def edge_attention(
     edge_attr : array, (E, F)
         Appended to the key and to the value of its edge; `q` has F columns more than `k`, and the result F more than `v`. A dot product's default
         scale is that of its full width. In the dtype of q or the compute dtype.
+    edge_attr_to : {"both", "key", "value"}, default "both"
+        Where `edge_attr` is appended. With "key" the result has no columns more than `v`, with "value" `q` has none more than `k`.
     scale : float or array of shape (Hq,), optional
         The score's parameter ``scale``; 1/√D by default for "dot".
     softcap : float, optional
@@ -136,7 +143,7 @@ def edge_attention(
     Returns
     -------
     out : ndarray, (..., Hq, Lq, Dv)
-        In the dtype of q; Dv + F columns with `edge_attr`. A row without edges is zero.
+        In the dtype of q; Dv + F columns where `edge_attr` joins the values. A row without edges is zero.
     lse : ndarray, (..., Hq, Lq)
         Only with ``return_lse``: natural log, compute dtype, sinks included; −inf for a row without edges.
     weights : ndarray, (..., Hq, E)
@@ -163,11 +170,14 @@ def edge_attention(
            [0. , 0. , 0. ],
            [1. , 0. , 0. ]], dtype=float32)
     """
-    call, attr = _read_call(q, k, v, edge_attr, softcap=softcap, sinks=sinks, dropout=dropout, seed=seed)
+    if edge_attr_to not in _ATTR_TO:
+        raise InvalidInputError(f"edge_attr_to must be 'both', 'key' or 'value', got {edge_attr_to!r}")
+    call, attr = _read_call(q, k, v, edge_attr, edge_attr_to != "value", softcap=softcap, sinks=sinks, dropout=dropout, seed=seed)
     pointers, keys = _read_structure(indptr, indices, call)
     edges = keys.size
     if attr is not None and attr.shape[0] != edges:
         raise DimensionMismatchError(f"edge_attr must have a row for each of the {edges} edges, got shape {attr.shape}")
+    key_attr, value_attr = None if edge_attr_to == "value" else attr, None if edge_attr_to == "key" else attr
     call.bias = None if bias is None else read_bias(bias, call, (edges,), "E", "leave the edges out, or write -inf")
     terms = [] if edge_terms is None else _read_terms(edge_terms, call, edges)
     return_lse, return_weights = check_bool(return_lse, "return_lse"), check_bool(return_weights, "return_weights")
@@ -181,20 +191,19 @@ def edge_attention(
                  "scale": (scale, None)}  # fmt: skip
         # a buffer's memory is its owner's all the same
         inputs = {name: x if isinstance(x, np.ndarray) else used for name, (x, used) in given.items()}
-    run = _Edges(call, pointers, keys, attr, terms, team)
+    run = _Edges(call, pointers, keys, key_attr, value_attr, terms, team)
     target = None
     shape = (*call.lead, call.heads, call.lq)
     if out is not None and plain:
-        width = call.v.shape[-1] + (0 if attr is None else attr.shape[-1])
-        target = check_out(out, outer(call, (*shape, width)), call.dtype, inputs)
+        target = check_out(out, outer(call, (*shape, run.value_width)), call.dtype, inputs)
     run.bind(as_score(score), scale)
     lse = empty(shape, call.compute)
     weights = empty((*call.lead, call.heads, edges), call.compute) if return_weights or not how.linear else None
     direct = None
     if plain:
         direct = writable_in_place(target, call)
-        result = direct if direct is not None else empty((*shape, call.v.shape[-1] + (0 if attr is None else attr.shape[-1])), call.compute)
-        run.attend(call.v, attr, result, lse, weights, call.sinks)
+        result = direct if direct is not None else empty((*shape, run.value_width), call.compute)
+        run.attend(call.v, value_attr, result, lse, weights, call.sinks)
     else:
         result = _aggregated(how, run, lse, weights)
     result = handed_over(call, result, direct is not None, out, target, inputs)
@@ -294,8 +303,8 @@ def attend_sets(
 # --- arguments --------------------------------------------------------------------------------------------------------------------
 
 
-def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[Call, np.ndarray | None]:
-    """Read q, k and v, the first of which is wider by the attributes."""
+def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, in_key: bool, **options: Any) -> tuple[Call, np.ndarray | None]:
+    """Read q, k and v, the first of which is wider by the attributes where these join the keys."""
     if v is None:  # which read_call takes for a call without values
         v = as_array(v, "v")
     if edge_attr is None:
@@ -303,6 +312,9 @@ def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[
     q, k, attr = as_array(q, "q"), as_array(k, "k"), as_plain(edge_attr, "edge_attr")
     if attr.ndim != 2 or attr.shape[1] == 0:
         raise DimensionMismatchError(f"edge_attr must have shape (E, F), F at least 1, got {attr.shape}: one number an edge is edge_attr[:, None]")
+    if not in_key:
+        call = read_call(q, k, v, **options)
+        return call, clean(of_call(attr, "edge_attr", call), call.compute)
     if q.ndim >= 2 and k.ndim >= 2 and q.shape[-1] != k.shape[-1] + attr.shape[1]:
         raise DimensionMismatchError(
             f"q must have the width of k and edge_attr together, {k.shape[-1]} + {attr.shape[1]}, got {q.shape[-1]} (shapes {q.shape}, {k.shape} and "
@@ -315,34 +327,22 @@ def _read_call(q: Any, k: Any, v: Any, edge_attr: Any, **options: Any) -> tuple[
 
 def _read_structure(indptr: Any, indices: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
     """Return indptr as int64 and indices as int32, having seen that they are a CSR structure of these rows and keys."""
-    pointers, keys = _as_ints(indptr, "indptr"), _as_ints(indices, "indices")
+    if isinstance(indptr, Adjacency):
+        if indices is not None:
+            raise InvalidInputError("indices must be left out where an Adjacency is given, which has them")
+        if (indptr.num_rows, indptr.num_keys) != (call.lq, call.lk):
+            raise DimensionMismatchError(
+                f"the Adjacency must have a row for each query and a key for each key, {call.lq} and {call.lk}, got {indptr.num_rows} and "
+                f"{indptr.num_keys}"
+            )
+        return indptr.indptr, indptr.indices
+    if indices is None:
+        hint = f": of a {type(indptr).__name__} pass its .adjacency" if isinstance(getattr(indptr, "adjacency", None), Adjacency) else ""
+        raise InvalidInputError(f"indices must be given beside indptr, unless that is an Adjacency{hint}")
+    pointers, keys = as_ints(indptr, "indptr"), as_ints(indices, "indices")
     if pointers.shape != (call.lq + 1,):
         raise DimensionMismatchError(f"indptr must have an entry for each of the {call.lq} rows and one more, got shape {pointers.shape}")
-    if keys.ndim != 1:
-        raise DimensionMismatchError(f"indices must have shape (E,), got {keys.shape}")
-    if pointers[0] != 0:
-        raise InvalidInputError(f"indptr must begin with 0, got {pointers[0]}")
-    if pointers[-1] != keys.size:
-        raise InvalidInputError(f"indptr must end with the number of indices, {keys.size}, got {pointers[-1]}")
-    falls = pointers[1:] < pointers[:-1]
-    if falls.any():
-        row = int(falls.argmax())
-        raise InvalidInputError(f"indptr must not fall: row {row} would begin at {pointers[row]} and end at {pointers[row + 1]}")
-    if keys.size and (keys.min() < 0 or keys.max() >= call.lk):
-        edge = int(((keys < 0) | (keys >= call.lk)).argmax())
-        raise InvalidInputError(f"indices must be keys from 0 to {call.lk - 1}, got {keys[edge]} at edge {edge}")
-    return np.ascontiguousarray(pointers, np.int64), np.ascontiguousarray(keys, np.int32)
-
-
-def _as_ints(x: Any, name: str) -> np.ndarray:
-    if is_scipy_sparse(x):
-        raise InvalidInputError(f"{name} must be an array of ints, got {type(x).__name__}: of a csr_array pass its .indptr and .indices")
-    array = as_plain(x, name)
-    if array.dtype.kind not in "iu":
-        if array.size == 0 and not isinstance(x, np.ndarray):  # of an empty list NumPy makes floats
-            return array.astype(np.int64)
-        raise InvalidInputError(f"{name} must be ints, got dtype {array.dtype}: convert with .astype(np.int64)")
-    return array
+    return read_structure(pointers, keys, call.lk)
 
 
 def _read_terms(edge_terms: Any, call: Call, edges: int) -> list[np.ndarray]:
@@ -363,8 +363,13 @@ def _read_terms(edge_terms: Any, call: Call, edges: int) -> list[np.ndarray]:
 class _Edges:
     """A call on edges, ready to be run with these values or those."""
 
-    def __init__(self, call: Call, indptr: np.ndarray, indices: np.ndarray, attr: np.ndarray | None, terms: list[np.ndarray], threads: int) -> None:
-        self.call, self.indptr, self.indices, self.attr, self.threads = call, indptr, indices, attr, threads
+    def __init__(
+        self, call: Call, indptr: np.ndarray, indices: np.ndarray, key_attr: np.ndarray | None, value_attr: np.ndarray | None,
+        terms: list[np.ndarray], threads: int,
+    ) -> None:  # fmt: skip
+        self.call, self.indptr, self.indices, self.threads = call, indptr, indices, threads
+        self.key_attr, self.value_attr = key_attr, value_attr
+        self.value_width = call.v.shape[-1] + (0 if value_attr is None else value_attr.shape[-1])
         self.edge_terms = terms
         self.scale = np.ones(call.heads, call.compute)
         self.score: BoundScore | None = None
@@ -378,14 +383,14 @@ class _Edges:
                 "edge_terms are for a score that looks at its column terms, which the dot product doesn't: what is added to a logit is bias="
             )
         call = self.call
-        if self.attr is not None:
+        if self.key_attr is not None:
             # Each edge has a key of its own, and the score's terms of the keys are those of the edges: none to bind here.
             call = replace(call, k=np.empty((*call.k.shape[:-2], 0, call.q.shape[-1]), call.compute))
-        self.scale, self.score = bind_score(score, call, scale)
+        self.scale, self.score = bind_score(score, call, scale, len(self.edge_terms))
         if self.score is None:
             return
-        own = self.score.cols if self.attr is None else self._terms_of_edges(self.score)
-        self.terms = [(term, self.attr is not None) for term in own] + [(term, True) for term in self.edge_terms]
+        own = self.score.cols if self.key_attr is None else self._terms_of_edges(self.score)
+        self.terms = [(term, self.key_attr is not None) for term in own] + [(term, True) for term in self.edge_terms]
         if len(self.terms) > MAX_TERMS:
             raise InvalidInputError(
                 f"edge_terms may add {MAX_TERMS - len(own)} column terms to those of {type(score).__name__}, {MAX_TERMS} in all, "
@@ -405,18 +410,17 @@ class _Edges:
                 weights[...] = 0
             return
         attend_sets(
-            call.q, call.k, v, self.indptr, self.indices, out=out, lse=lse, scale=self.scale, key_attr=self.attr, value_attr=attr,
+            call.q, call.k, v, self.indptr, self.indices, out=out, lse=lse, scale=self.scale, key_attr=self.key_attr, value_attr=attr,
             values_by_edge=values_by_edge, score=self.score, terms=self.terms, logits=self.logits, bias=call.bias, softcap=call.softcap, sinks=sinks,
             dropout=call.dropout if dropout is None else dropout, seed=call.seed, weights=weights, threads=self.threads,
         )  # fmt: skip
 
-    def gathered(self, x: np.ndarray, first: int, stop: int) -> np.ndarray:
-        """Return the keys or values (..., n, width) of edges [first, stop), attributes included."""
+    def gathered(self, x: np.ndarray, attr: np.ndarray | None, first: int, stop: int) -> np.ndarray:
+        """Return the keys or values (..., n, width) of edges [first, stop), with their attributes."""
         found = x[..., self.indices[first:stop], :]
-        if self.attr is None:
+        if attr is None:
             return found
-        attr = np.broadcast_to(self.attr[first:stop], (*found.shape[:-1], self.attr.shape[-1]))
-        return np.concatenate([found, attr], axis=-1)
+        return np.concatenate([found, np.broadcast_to(attr[first:stop], (*found.shape[:-1], attr.shape[-1]))], axis=-1)
 
     def pieces(self, width: int) -> Iterator[tuple[int, int]]:
         """Yield ranges of edges that are gathered at once; at least one."""
@@ -429,7 +433,10 @@ class _Edges:
             return []
         k = self.call.k
         width = int(np.prod(k.shape[:-2])) * self.call.q.shape[-1]
-        found = [score.key_terms(self.gathered(k, first, stop), self.indices[first:stop].astype(np.int64)) for first, stop in self.pieces(width)]
+        found = [
+            score.key_terms(self.gathered(k, self.key_attr, first, stop), self.indices[first:stop].astype(np.int64))
+            for first, stop in self.pieces(width)
+        ]
         return [np.ascontiguousarray(np.concatenate(parts, axis=-1)) for parts in zip(*found, strict=True)]
 
     def _tiles(self, score: BoundScore) -> Iterator[tuple[int, int, int, int]]:
@@ -468,7 +475,7 @@ class _Edges:
                     k = None
                     for h in range(call.heads):
                         if (planes or score.vectors) and h % group == 0:
-                            k = self.gathered(call.k[(*index, h // group)], e0, e1)
+                            k = self.gathered(call.k[(*index, h // group)], self.key_attr, e0, e1)
                         rows = q[(*index, h)][first:stop]
                         dots = np.zeros((max(planes, 1), stop - first, e1 - e0), call.compute)
                         for c in range(planes):
@@ -526,10 +533,10 @@ def _scale_weights(weights: np.ndarray | None, before: np.ndarray, lse: np.ndarr
 def _values_of(how: Aggregate, run: _Edges) -> tuple[np.ndarray, bool]:
     """Return what a linear aggregate sums: of the keys, or of the edges where these have attributes."""
     call = run.call
-    if run.attr is None:
+    if run.value_attr is None:
         return linear_values(how, call), False
-    width = int(np.prod(call.v.shape[:-2])) * (call.v.shape[-1] + run.attr.shape[-1])
-    parts = [linear_values(how, replace(call, v=run.gathered(call.v, first, stop))) for first, stop in run.pieces(width)]
+    width = int(np.prod(call.v.shape[:-2])) * run.value_width
+    parts = [linear_values(how, replace(call, v=run.gathered(call.v, run.value_attr, first, stop))) for first, stop in run.pieces(width)]
     return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)), True
 
 
@@ -547,7 +554,7 @@ def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray)
             kept = seen[index][first:stop]
             if not kept.any():
                 continue
-            row, values = weights[index][first:stop], run.gathered(v, first, stop)
+            row, values = weights[index][first:stop], run.gathered(v, run.value_attr, first, stop)
             if not kept.all():
                 row, values = row[kept], values[kept]
             found = real_array(of_head[index[-1]].reduce(row[None, :], values), name, call)
@@ -560,5 +567,5 @@ def _reduced(how: Aggregate, run: _Edges, weights: np.ndarray, seen: np.ndarray)
             result[index][i] = found[0]
     if result is None:
         # Nothing attends to anything: the width of the values is the best guess.
-        result = np.zeros((*call.lead, call.heads, call.lq, call.v.shape[-1] + (0 if run.attr is None else run.attr.shape[-1])), call.compute)
+        result = np.zeros((*call.lead, call.heads, call.lq, run.value_width), call.compute)
     return result

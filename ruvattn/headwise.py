@@ -141,6 +141,10 @@ class HeadwiseAttention(Attention):
     attention_type: ClassVar[str]
     positional: bool = False
     """Whether `own_mask` goes by the position of a query."""
+    common_options: ClassVar[tuple[str, ...]] = OPTIONS
+    """Which of the options below there are. A variant whose score is its own has none to choose it by."""
+    splits_width: ClassVar[bool] = True
+    """Whether a head sees embed_dim / num_heads columns; if not, `project_inputs` gives the heads a width of its own."""
 
     def __init__(
         self,
@@ -161,8 +165,12 @@ class HeadwiseAttention(Attention):
         own: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
+        common = {
+            "score": score, "score_options": score_options, "aggregate": aggregate, "aggregate_options": aggregate_options, "causal": causal,
+            "window": window, "scale": scale, "softcap": softcap, "check_finite": check_finite, "max_keys": max_keys,
+        }  # fmt: skip
         if unknown:  # which a subclass that hands on what it doesn't know has let through
-            takes = ", ".join(dict.fromkeys(("embed_dim", "num_heads", *(own or {}), "dropout_rate", *OPTIONS)))
+            takes = ", ".join(dict.fromkeys(("embed_dim", "num_heads", *(own or {}), "dropout_rate", *self.common_options)))
             raise InvalidInputError(f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {takes}")
         for name, value in (("score", score), ("aggregate", aggregate)):
             if not isinstance(value, str):
@@ -173,26 +181,14 @@ class HeadwiseAttention(Attention):
         for name, given in (("score_options", score_options), ("aggregate_options", aggregate_options)):
             if given is not None and not isinstance(given, Mapping):
                 raise InvalidInputError(f"{name} must be a mapping of names to values, got {given!r}")
-        self._config = AttentionConfig(
-            embed_dim,
-            num_heads,
-            dropout_rate,
-            self.attention_type,
-            {
-                "score": score,
-                "score_options": dict(score_options or {}),
-                "aggregate": aggregate,
-                "aggregate_options": dict(aggregate_options or {}),
-                "causal": check_bool(causal, "causal"),
-                "window": None if window is None else check_window(window),
-                "scale": scale,
-                "softcap": None if softcap is None else check_positive(softcap, "softcap"),
-                "check_finite": check_bool(check_finite, "check_finite"),
-                "max_keys": None if max_keys is None else check_int(max_keys, "max_keys", 1),
-                **(own or {}),
-            },
-        )
-        if self._config.embed_dim % self._config.num_heads:
+        common.update(
+            score_options=dict(score_options or {}), aggregate_options=dict(aggregate_options or {}), causal=check_bool(causal, "causal"),
+            window=None if window is None else check_window(window), softcap=None if softcap is None else check_positive(softcap, "softcap"),
+            check_finite=check_bool(check_finite, "check_finite"), max_keys=None if max_keys is None else check_int(max_keys, "max_keys", 1),
+        )  # fmt: skip
+        options = {**{name: common[name] for name in self.common_options}, **(own or {})}
+        self._config = AttentionConfig(embed_dim, num_heads, dropout_rate, self.attention_type, options)
+        if self.splits_width and self._config.embed_dim % self._config.num_heads:
             raise InvalidInputError(f"num_heads must divide embed_dim, which is {embed_dim}, got {num_heads}")
         self.embed_dim, self.num_heads = self._config.embed_dim, self._config.num_heads
         self.num_kv_heads = self.num_heads
@@ -204,26 +200,26 @@ class HeadwiseAttention(Attention):
         """Make what the configuration names: once, since names are looked up, and again after unpickling, since compiled scores do not pickle."""
         options = self._config.options
         self._constant: dict[str, Any] = {}
-        score, given = options["score"], self.part_options("score")
+        score, given = options.get("score", "dot"), self.part_options("score")
         if score != "dot" or given:
             from .registry import get_score
 
             self._constant["score"] = get_score(score, **given)
         made: Score = self._constant.get("score") or Dot()
-        if options["scale"] is not None:
+        if options.get("scale") is not None:
             head_params(made, self.num_heads, options["scale"])  # raises where the score has no scale, or not so many
             self._constant["scale"] = options["scale"]
-        aggregate, given = options["aggregate"], self.part_options("aggregate")
+        aggregate, given = options.get("aggregate", "weighted-sum"), self.part_options("aggregate")
         if aggregate != "weighted-sum" or given:
             from .registry import get_aggregate
 
             self._constant["aggregate"] = get_aggregate(aggregate, **given)
         # Only where the engine is known to write the width of the values can it be told where to.
         self._streams_values = "aggregate" not in self._constant
-        if options["softcap"] is not None:
+        if options.get("softcap") is not None:
             self._constant["softcap"] = options["softcap"]
-        self._causal, self._window = options["causal"], options["window"]
-        self._check_finite, self._max_keys = options["check_finite"], options["max_keys"]
+        self._causal, self._window = options.get("causal", False), options.get("window")
+        self._check_finite, self._max_keys = options.get("check_finite", True), options.get("max_keys", MAX_KEYS)
         # A score that isn't the dot product may look at positions.
         self._positional = self.positional or self._causal or self._window is not None or type(made) is not Dot
 
@@ -240,7 +236,7 @@ class HeadwiseAttention(Attention):
         mapping of str to object
             Options of the registered factory.
         """
-        options: Mapping[str, Any] = self._config.options[f"{part}_options"]
+        options: Mapping[str, Any] = self._config.options.get(f"{part}_options", {})
         return options
 
     def __getstate__(self) -> dict[str, Any]:
@@ -453,6 +449,25 @@ class HeadwiseAttention(Attention):
             out[...] = merged
         return out
 
+    def complete(self, merged: np.ndarray, inputs: _Arrays, out: np.ndarray | None) -> np.ndarray:
+        """Return the output, given the merged heads and what the call was given: here, `project_output`, which needs no inputs.
+
+        Parameters
+        ----------
+        merged : ndarray, (..., Lq, num_heads·Do)
+            The heads beside each other; not to be written, since the context of the call refers to them.
+        inputs : tuple of ndarray
+            Query, keys and values, checked.
+        out : ndarray, optional
+            Where to write the output, checked.
+
+        Returns
+        -------
+        ndarray, (..., Lq, V')
+            The output, or `out`.
+        """
+        return self.project_output(merged, inputs[0].dtype, out)
+
     _last_both: tuple[Pattern, Any, Pattern] | None = None
 
     def _both(self, own: Pattern, mask: Any) -> Pattern:
@@ -589,7 +604,7 @@ class HeadwiseAttention(Attention):
             merged = merged[:, 0]
         if out is not None and not self._streams_values:
             out = check_out(out, (*q.shape[:-1], merged.shape[-1]), q.dtype, {"q": q, "k": k, "v": v})
-        return self.project_output(merged, q.dtype, out), Context(a, b, c, acc, lse, options, inputs)
+        return self.complete(merged, inputs, out), Context(a, b, c, acc, lse, options, inputs)
 
     def _target(self, q: np.ndarray, v: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
         """Return where the engine is to write the heads so that merging them is a view; None to let it choose."""

@@ -25,7 +25,7 @@ hookimpl = pluggy.HookimplMarker("ruvattn")
 
 @hookspec
 def ruvattn_register(registry: Registry) -> None:
-    """Enter the plugin's variants, scores, patterns, aggregates and manifolds into the registry.
+    """Enter the plugin's variants, scores, patterns, aggregates, manifolds and demonstrations into the registry.
 
     Called once, when a listing or a name that is not built in is first asked for. If it raises, none of what it
     entered counts and the plugin is listed as failed.

@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from .errors import InvalidInputError, UnsupportedError
+from .threads import keep_pausable
 
 __all__ = ["ISAS", "ISA_VARIABLE", "active_isa", "load_kernels", "supported_isas"]
 
@@ -92,7 +93,9 @@ def load_kernels(name: str, dtype: str | None = None) -> ModuleType:
     for isa in ISAS[ISAS.index(active) :]:
         full = f"{name}_{isa}{suffix}"
         try:
-            return import_module(full)
+            module = import_module(full)
+            keep_pausable(module)
+            return module
         except ModuleNotFoundError as error:
             # The module or a package that it should be in; anything else is missing inside of it.
             if error.name is None or not f"{full}.".startswith(f"{error.name}."):

@@ -61,7 +61,7 @@ class PluginStatus:
     traceback : str or None
         Where it went wrong, if an exception ended the loading.
     provides : dict of str to tuple of str
-        Kind (``"variant"``, ``"score"``, ``"pattern"``, ``"aggregate"``, ``"manifold"``) to the usable names.
+        Kind (``"variant"``, ``"score"``, ``"pattern"``, ``"aggregate"``, ``"manifold"``, ``"demo"``) to the usable names.
     """
 
     name: str

@@ -16,7 +16,7 @@ from .patterns import Pattern
 from .scores import Dot, Tile, without_rest
 from .validation import is_scipy_sparse
 
-__all__ = ["attention", "attention_logits", "attention_weights", "edge_attention"]
+__all__ = ["attention", "attention_logits", "attention_weights", "edge_attention", "layer_norm"]
 
 
 def attention(
@@ -367,6 +367,54 @@ def edge_attention(
         found = [x[0] for x in found]
     found = [x for x, wanted in zip(found, (True, return_lse, return_weights), strict=True) if wanted]
     return tuple(found) if len(found) > 1 else found[0]
+
+
+def layer_norm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    eps: float = 1e-5,
+    residual: Any = None,
+    return_stats: bool = False,
+    precision: Any = np.float64,
+) -> Any:
+    """Layer normalisation in float64.
+
+    Parameters
+    ----------
+    x, weight, bias : array
+        As for `ruvattn.layer_norm`.
+    eps : float, default 1e-5
+        As for `ruvattn.layer_norm`.
+    residual : array, optional
+        As for `ruvattn.layer_norm`.
+    return_stats : bool, default False
+        As for `ruvattn.layer_norm`.
+    precision : dtype, default float64
+        What to compute in.
+
+    Returns
+    -------
+    out : ndarray, (..., D)
+        In `precision`.
+    mean, rstd : ndarray, (...)
+        Only with ``return_stats``.
+    """
+    x = np.asarray(x).astype(precision)
+    if residual is not None:
+        x = x + np.asarray(residual).astype(precision)
+    mean = x.mean(-1, keepdims=True)
+    equal = (x == x[..., :1]).all(-1, keepdims=True)
+    mean = np.where(equal, x[..., :1], mean)  # which rounding may miss
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    rstd = np.divide(1, np.sqrt(variance + precision(eps)), out=np.zeros_like(mean), where=variance + precision(eps) != 0)
+    out = (x - mean) * rstd
+    if weight is not None:
+        out = out * np.asarray(weight).astype(precision)
+    if bias is not None:
+        out = out + np.asarray(bias).astype(precision)
+    return (out, mean[..., 0], rstd[..., 0]) if return_stats else out
 
 
 class _EdgeScore:

@@ -7,8 +7,8 @@
 
 What is built in registers itself through the same hook as any plugin (``ruvattn.builtin.ruvattn_register``), but
 needs neither a scan of the installed distributions nor pluggy. Listings and names that are not built in load the
-plugins first. Five kinds of things have names, and each kind is a namespace of its own: variants, scores,
-patterns, aggregates and manifolds.
+plugins first. Six kinds of things have names, and each kind is a namespace of its own: variants, scores,
+patterns, aggregates, manifolds, and the demonstrations that ``ruvattn demo`` shows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from .errors import InvalidInputError, PluginError, UnknownVariantError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from .aggregates import Aggregate
+    from .demo import Demonstration
     from .interfaces import Attention, Manifold
     from .patterns import Pattern
     from .scores import Score
@@ -36,6 +38,7 @@ __all__ = [
     "VariantInfo",
     "aggregates",
     "create",
+    "demos",
     "get_aggregate",
     "get_manifold",
     "get_pattern",
@@ -43,6 +46,7 @@ __all__ = [
     "manifolds",
     "patterns",
     "scores",
+    "show_demo",
     "variants",
 ]
 
@@ -53,6 +57,7 @@ KINDS = {
     "pattern": ("ruvattn.patterns", "Pattern"),
     "aggregate": ("ruvattn.aggregates", "Aggregate"),
     "manifold": ("ruvattn.interfaces", "Manifold"),
+    "demo": ("ruvattn.demo", "Demonstration"),
 }
 
 # What to install for a variant that the project maintains outside the core.
@@ -85,7 +90,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class ComponentInfo:
-    """What a score, pattern, aggregate or manifold says about itself.
+    """What a score, pattern, aggregate, manifold or demonstration says about itself.
 
     Attributes
     ----------
@@ -293,6 +298,27 @@ class Registry:
         """
         self._add("manifold", name, factory, summary)
 
+    def demo(self, name: str, show: Callable[[Path | None], Demonstration], *, summary: str = "") -> None:
+        """Register a demonstration of the plugin's own, which ``ruvattn demo`` shows after the variants.
+
+        Parameters
+        ----------
+        name : str
+            The title it is shown under.
+        show : callable
+            ``show(folder)`` computes, writes its pictures into the folder, and returns a `ruvattn.demo.Demonstration`.
+            Where `folder` is None no picture is wanted, and text is all that it returns. An ImportError of a library
+            that is not installed is shown as it reads, so it should say what to install.
+        summary : str, optional
+            One line for listings, and under the title.
+
+        Raises
+        ------
+        PluginError
+            If the name is malformed or already entered, or `show` cannot be called.
+        """
+        self._add("demo", name, show, summary, options={})
+
     def _add(
         self,
         kind: str,
@@ -482,6 +508,41 @@ def get_manifold(name: str, **options: Any) -> Manifold:
     return _make("manifold", name, options)
 
 
+def show_demo(name: str, folder: Path | None = None) -> Demonstration:
+    """Let a plugin demonstrate what it does.
+
+    Parameters
+    ----------
+    name : str
+        A key of `demos`.
+    folder : Path, optional
+        An existing folder for its pictures; without one it draws none.
+
+    Returns
+    -------
+    ruvattn.demo.Demonstration
+        Text, and the files it wrote.
+
+    Raises
+    ------
+    UnknownVariantError
+        If nothing usable is registered under the name.
+    PluginError
+        If several distributions register the name, or what it returns is no ``Demonstration``.
+    Exception
+        Whatever the plugin raises; an ImportError if it needs a library that is not installed.
+    """
+    from .demo import Demonstration
+
+    entry = _find("demo", name)
+    shown = entry.factory(folder)
+    if not isinstance(shown, Demonstration):
+        raise PluginError(
+            f"demo {name!r} from {entry.origin} returned {type(shown).__name__}, not a ruvattn.demo.Demonstration"
+        )
+    return shown
+
+
 def variants() -> dict[str, VariantInfo]:
     """List the usable variants, sorted by name; loads the plugins on first need.
 
@@ -541,6 +602,17 @@ def manifolds() -> dict[str, ComponentInfo]:
         Manifolds of plugins; none is built in.
     """
     return _listing("manifold")
+
+
+def demos() -> dict[str, ComponentInfo]:
+    """List the usable demonstrations, sorted by name; loads the plugins on first need.
+
+    Returns
+    -------
+    dict of str to ComponentInfo
+        Demonstrations of plugins; none is built in. They have no options.
+    """
+    return _listing("demo")
 
 
 _builtin_entries: Entries | None = None

@@ -94,7 +94,7 @@ SURELY_FINITE = 1e38
 """Below this a number is finite in each compute dtype, and an array need not be made of it to see that."""
 
 
-def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundScore | None]:
+def bind_score(score: Score, call: Call, scale: Any, edge_terms: int = 0) -> tuple[np.ndarray, BoundScore | None]:
     """Return the scale that is folded into the queries, and the bound score; None for the dot product, which is the engine's own."""
     params = head_params(score, call.heads, scale)
     for name, number in params.items():
@@ -112,7 +112,7 @@ def bind_score(score: Score, call: Call, scale: Any) -> tuple[np.ndarray, BoundS
         return np.full(call.heads, value, call.compute), None
     if isinstance(score, Dot) and params["scale"] is None:  # what derives from it has the same default
         params["scale"] = 1 / math.sqrt(call.q.shape[-1])
-    return np.ones(call.heads, call.compute), BoundScore(score, call.q, call.k, call.row_positions(), params)
+    return np.ones(call.heads, call.compute), BoundScore(score, call.q, call.k, call.row_positions(), params, edge_terms)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,6 +73,9 @@ class Score:
     kernels : dict of str to tuple
         Dtype name (``"float32"``, ``"float64"``) to a pair of ``scipy.LowLevelCallable``: forward and vjp, of which the second may be None.
         A dtype that is missing is computed by `logits`. float16 and bfloat16 compute in float32 and use its form.
+    edge_terms : int or None
+        How many column terms of edges the compiled form reads after the score's own: what `ruvattn.edge_attention` is given as ``edge_terms``. A call
+        that brings another number of them, and one without edges brings none, is computed by `logits`. None: whoever calls sees to that.
     symmetric : bool
         True: of a tile with queries and keys exchanged, their terms and vectors too, the logits are the same, transposed: a distance, for example.
         The compiled form is then given tiles as the engine makes them, keys as rows, where all others have to be turned around and back: that
@@ -80,6 +84,7 @@ class Score:
 
     splits: tuple[int, ...] | None = None
     vectors: bool = False
+    edge_terms: int | None = None
     symmetric: bool = False
     params: ClassVar[dict[str, Any]] = {}
     kernels: ClassVar[dict[str, tuple[Any, Any]]] = {}
@@ -272,7 +277,7 @@ def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
 class BoundScore:
     """A score together with the queries, keys and parameters of one call, as the kernels take it."""
 
-    def __init__(self, score: Score, q: np.ndarray, k: np.ndarray, row_pos: np.ndarray, params: dict[str, Any]) -> None:
+    def __init__(self, score: Score, q: np.ndarray, k: np.ndarray, row_pos: np.ndarray, params: dict[str, Any], edge_terms: int = 0) -> None:
         # The instance of the caller is not touched: parameters that the call sets go to a shallow copy.
         if any(params[name] is not score.params.get(name) for name in params):
             import copy
@@ -295,7 +300,7 @@ class BoundScore:
             rows = score.row_terms(q, row_pos)
         self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
         self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
-        self.forward = self._compiled(score, self.dtype)
+        self.forward = self._compiled(score, self.dtype) if score.edge_terms in (None, edge_terms) else None
         self.symmetric = bool(score.symmetric) and self.forward is not None
         if score.symmetric and len(self.rows) != len(self.cols):
             raise InvalidInputError(f"{name} says that it is symmetric, and has {len(self.rows)} row terms and {len(self.cols)} column terms")
@@ -464,6 +469,7 @@ def spelled(signature: str, dtype: Any) -> str:
     return f"void ({', '.join(names[word] for word in signature.split())})"
 
 
+@lru_cache(maxsize=256)  # a call with a compiled score asks twice, and there are few signatures
 def _normal(signature: str) -> tuple[str, ...]:
     """A signature as a tuple of types: const dropped, every pointer-sized signed integer read as Py_ssize_t."""
     result, _, arguments = signature.partition("(")

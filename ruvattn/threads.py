@@ -115,6 +115,13 @@ def _physical_cores() -> int:
 # impossible the child computes on its one thread.
 
 _can_pause = True
+_with_teams: list[Any] = []
+
+
+def keep_pausable(module: Any) -> None:
+    """Have a kernel module of a plugin, whose ``pause()`` ends its idle team, called before a fork; those of the core are known."""
+    if hasattr(module, "pause") and module not in _with_teams:
+        _with_teams.append(module)
 
 
 def _before_fork() -> None:
@@ -124,9 +131,9 @@ def _before_fork() -> None:
     if _serial_child:
         return
     # Only what is loaded can have started threads. The modules share one OpenMP runtime, but each keeps in mind how large its team is.
-    loaded = [module for name, module in list(sys.modules.items()) if name.startswith(("ruvattn.kernels.tile_", "ruvattn.kernels.edge_"))]
+    loaded = [module for name, module in list(sys.modules.items()) if name.startswith("ruvattn.kernels.")]
     # One that another thread is just importing has no pause yet, and no team.
-    _can_pause = all(module.pause() for module in loaded if hasattr(module, "pause"))
+    _can_pause = all(module.pause() for module in (*loaded, *_with_teams) if hasattr(module, "pause"))
 
 
 def _after_fork_in_child() -> None:

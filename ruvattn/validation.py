@@ -79,7 +79,7 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
     """Return an argument as an array of whatever dtype it has; what is no array at all is an error that names it."""
     try:
         return np.asarray(x)
-    except (ValueError, TypeError) as error:  # ragged lists, most of all
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, most of all; a tensor that has a gradient
         raise InvalidInputError(f"{name} is no array of numbers: {error}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import pkgutil
@@ -66,7 +67,9 @@ def cases():
 
 
 def from_plugin(kind, arguments):
-    """Tell whether the benchmark is of something that a plugin brings."""
+    """Tell whether the benchmark is of something that a plugin brings, which may not be installed."""
+    if kind.__module__ == "benchmarks.graph":
+        return importlib.util.find_spec("ruvattn_graph") is None
     if kind.__module__ == "benchmarks.variants":
         return arguments[0] not in ("standard", "multihead", "cross")
     return kind.__module__ in ("benchmarks.patterns", "benchmarks.geometric")
@@ -116,7 +119,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
     """What JSON can hold, equal in a process without plugins: results of two installations are of the same things."""
     code = """if True:
         import importlib, json
-        names = ("engine", "patterns", "geometric", "edges", "variants", "imports")
+        names = ("engine", "patterns", "geometric", "edges", "graph", "normalization", "variants", "imports")
         modules = [importlib.import_module("benchmarks." + name) for name in names]
         print(json.dumps([[k, v.params] for m in modules for k, v in vars(m).items() if hasattr(v, "params") and k[0] != "_"]))
     """
@@ -127,7 +130,8 @@ def test_parameters_are_fixed_literals(monkeypatch):
 
 
 def test_suite_imports_without_ruvattn():
-    run("import sys; sys.modules['ruvattn'] = None; from benchmarks import common, edges, engine, geometric, imports, patterns, variants")
+    names = "common, edges, engine, geometric, graph, imports, normalization, patterns, variants"
+    run(f"import sys; sys.modules['ruvattn'] = None; from benchmarks import {names}")
 
 
 def test_what_a_version_lacks_is_skipped():
@@ -355,6 +359,106 @@ def test_distances_and_outputs_keep_the_bar_of_their_figures():
     assert max(rows[0]["out"]["ruvattn"], rows[0]["weights"]["ruvattn"]) < geometric_figures.BAR
 
 
+def graph_problems(nodes=60, edges=400):
+    """Return the graph problems of peers.py at a size that a test has time for; skip the test if the plugin is missing."""
+    import graph_cases
+
+    if importlib.util.find_spec("ruvattn_graph") is None:
+        pytest.skip("needs the plugin: pip install ./plugins/ruvattn-graph")
+    return [case.at(nodes, edges) for case in graph_cases.CASES]
+
+
+@pytest.mark.parametrize("size", [(60, 400), (100, 30), (1, 5), (5, 0)], ids=str)
+def test_formulas_of_graph_cases_are_what_our_layers_compute(size):
+    """The two are written independently; what is compared and measured is compared with the formulas."""
+    for case in graph_problems(*size):
+        x, edge_index, edge_attr = (None if array is None else array.astype(np.float64) for array in case.arrays())
+        found = case.variant("float64").forward_graph(x, edge_index.astype(np.int64), edge_attr)
+        np.testing.assert_allclose(found, case.expected(), rtol=1e-10, atol=1e-12, err_msg=case.name)
+
+
+def test_graph_cases_have_distinct_names_and_the_bars_of_the_project():
+    from graph_cases import BAR, CASES
+
+    assert len({case.name for case in CASES}) == len(CASES)
+    for case in CASES:
+        assert case.bar in (None, BAR)
+    barred = {(case.layer, case.nodes, case.edges, case.heads, case.head_dim, case.degrees) for case in CASES if case.bar and case.edge_dim is None}
+    sizes, heads = ((20_000, 400_000), (1_000, 16_000)), ((4, 16), (8, 32))
+    parts = itertools.product(("GATConv", "GATv2Conv"), sizes, heads, ("uniform", "power law"))
+    assert barred == {(layer, *size, *head, degrees) for layer, size, head, degrees in parts}
+
+
+def test_degrees_of_graph_cases_are_as_named():
+    from graph_cases import DEGREES
+
+    rng = np.random.default_rng(0)
+    drawn = {name: draw(rng, 2000, 40_000) for name, draw in DEGREES.items()}
+    most = {name: np.bincount(edge_index[1], minlength=2000).max() for name, edge_index in drawn.items()}
+    assert most["uniform"] < 60
+    assert 500 < most["power law"] < 4000
+    assert 20_000 <= most["hub"] < 20_100
+    for edge_index in drawn.values():
+        assert edge_index.shape == (2, 40_000)
+        assert edge_index.min() >= 0
+        assert edge_index.max() < 2000
+
+
+def test_edges_of_communities_mostly_stay_within():
+    from graph_cases import community_edges
+
+    edge_index = community_edges(1050, 20_000, 100)
+    source, destination = edge_index // 100
+    assert (source == destination).mean() == pytest.approx(0.91, abs=0.02)
+    assert edge_index.max() < 1050
+
+
+def test_graph_layers_keep_the_bar_of_their_errors():
+    import graph_cases
+    import graph_figures
+    import timing
+
+    graph_problems()
+    names = [case.name for case in graph_cases.CASES]
+    rows = list(timing.run_child("graph-accuracy", {"names": names, "size": [200, 3000]}, threads=1))
+    assert [row["case"] for row in rows] == names
+    assert max(row["error"]["ruvattn"] for row in rows) < graph_figures.ACCURACY_BAR
+
+
+def test_memory_of_a_graph_follows_its_edges():
+    """On smaller graphs than that of the figure, of which the system counts the pages exactly enough."""
+    import timing
+
+    graph_problems()
+    few, many = (
+        next(timing.run_child("graph-memory", {"nodes": 20_000, "edges": edges, "threads": 1}, threads=1)) for edges in (1_000_000, 4_000_000)
+    )
+    assert list(few["resident"]) == ["start", "inputs", "graph", "first forward", "forward"]
+    assert few["peak"] >= max(few["resident"].values())
+    # A CSR edge is an index of 4 bytes, and one or two more numbers that say where it came from; so it is for the graph with self-loops.
+    assert (many["peak"] - many["resident"]["inputs"]) - (few["peak"] - few["resident"]["inputs"]) < 64 * 3_000_000
+
+
+def test_order_of_nodes_changes_no_result():
+    import timing
+
+    graph_problems()
+    row = next(timing.run_child("graph-order", {"nodes": 2000, "edges": 20_000, "size": 100, "threads": 1, "rounds": 1}, threads=1))
+    assert row["difference"] < 1e-5
+    assert row["faster"] == {name: row["median"]["shuffled"] / row["median"][name] for name in ("reordered", "grouped")}
+
+
+def test_hub_is_compared_with_the_uniform_graph():
+    import graph_cases
+    import timing
+
+    graph_problems()
+    rows = list(timing.run_child("graph-hub", {"threads": 1, "rounds": 1, "size": [100, 1000]}, threads=1))
+    assert len(rows) == len(graph_cases.HUB_CASES)
+    for row in rows:
+        assert row["of"] == row["median"]["hub"] / row["median"]["uniform"]
+
+
 def test_time_per_row_is_relative_to_the_shortest():
     import timing
 
@@ -425,6 +529,7 @@ def test_a_process_that_fails_ends_the_script():
         (["--shapes", "no such shape"], "no such shape"),
         (["--sparse", "--cases", "no such mask"], "no such mask"),
         (["--geometric", "--spaces", "no such space"], "no such space"),
+        (["--graph", "--layers", "no such layer"], "no such layer"),
         (["--threads", "0"], "--threads"),
         (["--rounds", "none"], "--rounds"),
     ],
@@ -436,7 +541,7 @@ def test_a_wrong_option_is_one_line_and_code_2(arguments, says):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--sparse"], ["--geometric"], ["--all"]])
+@pytest.mark.parametrize("arguments", [[], ["--sparse"], ["--geometric"], ["--graph"], ["--all"]])
 def test_without_torch_the_comparison_says_what_to_install(arguments):
     result = start("-c", f"import sys; sys.modules['torch'] = None; import peers; peers.main({arguments})")
     assert result.returncode == 2

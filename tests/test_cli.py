@@ -340,6 +340,73 @@ def test_demo_says_in_one_line_that_the_map_cannot_be_written(run, monkeypatch):
     assert result.err == "ruvattn: cannot write the heat map to 'ruvattn-demo.png': Permission denied\n"
 
 
+SHOWING = """
+    from ruvattn.demo import Demonstration
+
+    def show(folder):
+        if folder is None:
+            return Demonstration(["only [text], 2 · 3", "  █▌ a bar"], note="drew nothing")
+        (folder / "ruvattn-demo-showing.png").write_bytes(b"picture")
+        return Demonstration(["drawn"], [folder / "ruvattn-demo-showing.png"])
+
+    def fail(folder):
+        raise RuntimeError("no mood")
+
+    def lack(folder):
+        raise ImportError("needs brushes: pip install brushes")
+
+    def ruvattn_register(registry):
+        registry.demo("aaa-failing", fail)
+        registry.demo("aaa-lacking", lack)
+        registry.demo("showing", show, summary="A show.")
+"""
+
+
+@pytest.fixture
+def showing(fake_plugins, monkeypatch):
+    """Only one plugin, with one demonstration that works and two that don't."""
+    fake_plugins.install("showing", SHOWING, version="1.5")
+    monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "showing")
+    return fake_plugins
+
+
+def test_demo_ends_with_what_plugins_demonstrate_each_on_its_own(run, showing):
+    result = run("demo", "2", "--no-map")
+    assert result.code == 0, result.err
+    _, _, shown = result.out.partition("aaa-failing  showing 1.5\n")
+    assert shown.splitlines() == [
+        "RuntimeError: no mood", "",
+        "aaa-lacking  showing 1.5", "needs brushes: pip install brushes", "",
+        "showing  showing 1.5  ·  A show.", "drew nothing", "only [text], 2 · 3", "  █▌ a bar",
+    ]  # fmt: skip
+
+
+def test_demo_puts_the_pictures_of_plugins_beside_its_own(run, showing, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    result = run("demo", "2", "--output", "pictures/map.png")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-2:] == ["drawn", f"Picture: {os.path.join('pictures', 'ruvattn-demo-showing.png')}"]
+    assert sorted(os.listdir(folder)) == ["map.png", "ruvattn-demo-showing.png"]
+
+
+def test_demo_of_named_variants_shows_nothing_else(run, showing):
+    assert "showing" not in run("demo", "2", "--no-map", "--attention-type", "standard").out
+
+
+def test_what_plugins_say_fits_the_encoding(showing):
+    code = "from ruvattn.cli import main; main(['demo', '2', '--no-map'])"
+    result = showing.run(code, PYTHONIOENCODING="ascii", RUVATTN_LOAD_PLUGINS="showing")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-3:] == ["drew nothing", "only [text], 2 | 3", "  ## a bar"]
+
+
+def test_plugins_lists_demonstrations(run, showing):
+    assert "demo: aaa-failing, aaa-lacking, showing" in run("plugins").out
+    assert json.loads(run("info", "--json").out)["plugins"]["showing 1.5 (showing)"] == {"demo": ["aaa-failing", "aaa-lacking", "showing"]}
+
+
 # info ---------------------------------------------------------------------------------------------------------------
 
 

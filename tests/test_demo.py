@@ -1,10 +1,11 @@
-"""The demo's computation: the sentences that ship, finding one of them, attending, drawing."""
+"""The demo's computation: the sentences that ship, finding one of them, attending, drawing, and what plugins demonstrate."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,3 +343,64 @@ def test_the_map_is_drawn_to_a_png_file_without_a_display(sentences, tmp_path, m
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert path.stat().st_size > 50_000
     assert "matplotlib.pyplot" not in sys.modules
+
+
+# What plugins demonstrate -------------------------------------------------------------------------------------------
+
+
+def test_a_demonstration_is_lines_and_pictures():
+    shown = demo.Demonstration(["one", "two\nthree", ""], ["a.png"])
+    assert shown == demo.Demonstration(("one", "two", "three", ""), (Path("a.png"),), note="")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lines": "one"}, "lines of a Demonstration must be a list or tuple of str, got 'one'"),
+        ({"lines": ["one", 2]}, r"lines of a Demonstration must be a list or tuple of str, got \['one', 2\]"),
+        ({"lines": (), "pictures": "a.png"}, "pictures of a Demonstration must be a list or tuple of Path, got 'a.png'"),
+        ({"lines": (), "pictures": [None]}, "pictures of a Demonstration must be a list or tuple of Path"),
+        ({"lines": (), "note": None}, "note of a Demonstration must be a str, got None"),
+    ],
+)
+def test_a_demonstration_of_something_else_is_an_error(fields, message):
+    with pytest.raises(InvalidInputError, match=message):
+        demo.Demonstration(**fields)
+
+
+SHOWING = """
+    from ruvattn.demo import Demonstration
+
+    def show(folder):
+        {body}
+
+    def ruvattn_register(registry):
+        registry.demo("showing", show, summary="Shows.")
+"""
+
+
+def test_a_plugin_shows_what_it_has_and_gets_the_folder(fake_plugins, tmp_path):
+    fake_plugins.install("showing", SHOWING.format(body="return Demonstration([repr(folder)], [folder / 'a.png'] if folder else ())"))
+    assert demo.demonstrate("showing", tmp_path) == demo.Demonstration((repr(tmp_path),), (tmp_path / "a.png",))
+    assert demo.demonstrate("showing") == demo.Demonstration(("None",))
+
+
+@pytest.mark.parametrize(
+    ("body", "note"),
+    [
+        ("raise RuntimeError('no\\n mood [today]')", "RuntimeError: no mood [today]"),
+        ("raise ImportError('the picture needs brushes: pip install brushes')", "the picture needs brushes: pip install brushes"),
+        ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
+        ("return Demonstration('text')", "lines of a Demonstration must be a list or tuple of str, got 'text'"),
+        ("raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})", "Mute: (its message cannot be shown)"),
+    ],
+)
+def test_a_demonstration_that_fails_is_told_and_not_raised(fake_plugins, body, note):
+    fake_plugins.install("showing", SHOWING.replace("{body}", body))
+    assert demo.demonstrate("showing") == demo.Demonstration((), note=note)
+
+
+def test_a_demonstration_that_returns_something_else_is_the_plugins_fault(fake_plugins):
+    fake_plugins.install("showing", SHOWING.format(body="return ['text']"))
+    note = demo.demonstrate("showing").note
+    assert note == "demo 'showing' from showing 1.0 (entry point 'showing') returned list, not a ruvattn.demo.Demonstration"

@@ -57,14 +57,14 @@ def test_the_readme_s_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """As one module: what it defines can be pickled, as the conformance suite asks for."""
     blocks = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
     assert len(blocks) >= 4
-    if any(importlib.util.find_spec(name) is None for name in ("ruvattn_sparse", "ruvattn_geometric")):
-        pytest.skip("needs the plugins: pip install ./plugins/ruvattn-sparse ./plugins/ruvattn-geometric")
+    if any(importlib.util.find_spec(name) is None for name in ("ruvattn_sparse", "ruvattn_geometric", "ruvattn_graph")):
+        pytest.skip("needs the plugins: pip install ./plugins/ruvattn-sparse ./plugins/ruvattn-geometric ./plugins/ruvattn-graph")
     (tmp_path / "readme_snippets.py").write_text("\n".join(blocks), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "readme_snippets", raising=False)
     names = importlib.import_module("readme_snippets")
-    for name in ("out", "context", "sequence"):
+    for name in ("out", "context", "sequence", "features", "nodes"):
         assert np.isfinite(getattr(names, name)).all(), name
 
 

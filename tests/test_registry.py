@@ -27,6 +27,7 @@ PARTS = """
         registry.score("parts-score", Dot, summary="A score.")
         registry.pattern("parts-pattern", Needy)
         registry.aggregate("parts-aggregate", WeightedSum)
+        registry.demo("parts-demo", lambda folder: None, summary="A demo.")
 """
 
 
@@ -101,6 +102,7 @@ def test_a_plugins_names_are_listed_with_their_origin(parts):
     assert registry.scores()["parts-score"].summary == "A score."
     assert registry.scores()["parts-score"].distribution == "ruvattn-parts"
     assert registry.patterns()["parts-pattern"].options == {"size": registry.REQUIRED, "offset": 0}
+    assert registry.demos()["parts-demo"] == registry.ComponentInfo("parts-demo", "A demo.", "ruvattn-parts", "1.5", {})
 
 
 def test_options_given_by_the_plugin_win_over_the_signature(fake_plugins):
@@ -162,6 +164,7 @@ def test_each_kind_is_a_namespace_of_its_own(fake_plugins):
         ("pattern", registry.get_pattern),
         ("aggregate", registry.get_aggregate),
         ("manifold", registry.get_manifold),
+        ("demo", registry.show_demo),
     ],
 )
 def test_an_unknown_name_is_an_error_that_names_its_kind(kind, get):
@@ -279,3 +282,47 @@ def test_a_factory_that_returns_something_else_is_the_plugins_error(fake_plugins
         registry.get_score("else")
     with pytest.raises(PluginError, match="returned NoneType, not an instance of Attention"):
         registry.create("else")
+
+
+def test_a_demonstration_is_shown_by_name_and_its_errors_are_raised(fake_plugins, tmp_path):
+    fake_plugins.install(
+        "ruvattn-showing",
+        """
+        from ruvattn.demo import Demonstration
+
+        def show(folder):
+            if folder is None:
+                raise KeyError("folder")
+            return Demonstration([folder.name])
+
+        def ruvattn_register(registry):
+            registry.demo("showing", show)
+        """,
+    )
+    assert registry.show_demo("showing", tmp_path).lines == (tmp_path.name,)
+    with pytest.raises(KeyError, match="folder"):
+        registry.show_demo("showing")
+
+
+def test_a_demonstration_that_is_none_is_the_plugins_error(parts):
+    with pytest.raises(PluginError, match=r"demo 'parts-demo' from ruvattn-parts 1\.5 .* returned NoneType, not a ruvattn\.demo\.Demonstration"):
+        registry.show_demo("parts-demo")
+
+
+def test_a_demonstration_that_two_plugins_register_is_an_error_that_names_both(fake_plugins):
+    for name in ("ruvattn-first", "ruvattn-second"):
+        fake_plugins.install(name, "def ruvattn_register(registry): registry.demo('same', lambda folder: None)")
+    with pytest.warns(RuntimeWarning, match="demo 'same' is registered by"):
+        assert "same" not in registry.demos()
+    with pytest.raises(PluginError, match=r"demo 'same' is registered by ruvattn-first 1\.0 .* and ruvattn-second 1\.0"):
+        registry.show_demo("same")
+
+
+@pytest.mark.parametrize(("name", "show", "message"), [
+    ("Two Words", "print", "name of a demo must be lower-case letters"),
+    ("fine", "None", "factory of demo 'fine' must be callable, got NoneType"),
+])  # fmt: skip
+def test_a_demonstration_that_cannot_be_shown_is_refused(fake_plugins, name, show, message):
+    fake_plugins.install("ruvattn-bad", f"def ruvattn_register(registry): registry.demo({name!r}, {show})")
+    (status,) = [status for status in plugins.status() if status.distribution == "ruvattn-bad"]
+    assert message in status.error

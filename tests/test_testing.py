@@ -1062,6 +1062,297 @@ def test_a_variant_whose_arithmetic_cannot_be_told_is_checked_through_its_weight
     assert outcome(broken, "weights_give_the_output").status == "failed"
 
 
+# Attention along edges with a flaw ------------------------------------------------------------------------------------
+
+
+def read_edges(edge_index, nodes):
+    """Return sources and destinations, checked."""
+    if isinstance(edge_index, list):
+        edges = np.array(edge_index if edge_index else np.empty((0, 2), int))
+        edges = edges.T if edges.ndim == 2 and edges.shape[1] == 2 else edges
+    else:
+        edges = np.asarray(edge_index)
+    if edges.dtype.kind not in "iu":
+        raise InvalidInputError(f"edge_index must be ints, got {edges.dtype}")
+    if edges.ndim != 2 or edges.shape[0] != 2:
+        raise DimensionMismatchError(f"edge_index must have shape (2, E), got {edges.shape}")
+    for end, limit in zip(edges, nodes, strict=True):
+        if end.size and not 0 <= end.min() <= end.max() < limit:
+            raise InvalidInputError(f"edge_index must have ids below {limit}")
+    return edges.astype(np.int64)
+
+
+class AlongEdges(Variant, ruvattn.GraphAttention):
+    """A sound variant for graphs: dense, with the logarithm of how many edges there are as a bias."""
+
+    edge_dim = None
+
+    def forward_with_edges(self, query, keys, values, edge_index, edge_attr=None, *, threads=None):
+        if edge_attr is not None:
+            raise InvalidInputError("edge_attr must be left out: edges have no features")
+        for name, x in (("query", query), ("keys", keys), ("values", values)):
+            if np.ndim(x) != 2:
+                raise DimensionMismatchError(f"{name} must be (N, E), got {np.shape(x)}")
+            if self.config.options["check_finite"] and np.asarray(x).dtype.kind == "f" and not np.isfinite(x).all():
+                raise InvalidInputError(f"{name} must be finite")
+        return self.along(query, keys, values, self.read(edge_index, (len(keys), len(query))), threads)
+
+    def read(self, edge_index, nodes):
+        return read_edges(edge_index, nodes)
+
+    def along(self, query, keys, values, edges, threads=None):
+        count = np.zeros((len(query), len(keys)))
+        np.add.at(count, (edges[1], edges[0]), 1)
+        compute = np.float64 if np.asarray(query).dtype == np.float64 else np.float32
+        return self(query, keys, values, bias=np.log(count).astype(compute), threads=threads)
+
+    def forward_graph(self, x, edge_index, edge_attr=None, *, threads=None):
+        if np.asarray(x).dtype.kind == "f" and self.config.options["check_finite"] and not np.isfinite(x).all():
+            raise InvalidInputError("x must be finite")
+        return self.forward_with_edges(x, x, x, edge_index, edge_attr, threads=threads)
+
+    def forward_neighborhood(self, node, x, edge_index):
+        return self.forward_graph(x, edge_index)[self.number(node, "node", 0, len(x))]
+
+    def forward_k_hop(self, node, x, edge_index, k):
+        at, k = self.number(node, "node", 0, len(x)), self.number(k, "k", 1, 1000)
+        return self.forward_graph(x, [(source, at) for source in self.reached(at, self.read(edge_index, (len(x), len(x))), k)])[at]
+
+    def number(self, value, name, least, stop):
+        if type(value) is not int or not least <= value < stop:
+            raise InvalidInputError(f"{name} must be an int from {least} to {stop - 1}, got {value!r}")
+        return value
+
+    def reached(self, node, edges, k):
+        found, front = {node}, {node}
+        for _ in range(k):
+            front = {int(source) for source, destination in edges.T if destination in front} - found
+            found |= front
+        loops = edges[:, edges[0] == edges[1]]
+        return sorted(found if node in loops[0] else found - {node})
+
+
+def along_edges(base=AlongEdges, **members):
+    return type("BrokenAlongEdges", (base,), members)
+
+
+def graph_result(change):
+    """Change what forward_graph returns: change(out, x, edge_index, threads) -> out."""
+
+    def forward_graph(self, x, edge_index, edge_attr=None, *, threads=None):
+        out = AlongEdges.forward_graph(self, x, edge_index, edge_attr, threads=threads)
+        return change(out, x, edge_index, threads)
+
+    # what is made of one node goes the sound way
+    return along_edges(forward_graph=forward_graph, forward_neighborhood=_row(AlongEdges), forward_k_hop=_one_of_all)
+
+
+def _row(base):
+    return lambda self, node, x, edge_index: base.forward_graph(self, x, edge_index)[self.number(node, "node", 0, len(x))]
+
+
+def _one_of_all(self, node, x, edge_index, k):
+    return Sound.forward_k_hop(Sound(self.embed_dim, self.num_heads), node, x, edge_index, k)
+
+
+class Sound(AlongEdges):
+    """To call instead of what is broken."""
+
+
+def _edges_as(change):
+    """Change the edges that are attended along: change(edges) -> edges."""
+    return along_edges(along=lambda self, q, k, v, edges, threads=None: AlongEdges.along(self, q, k, v, change(edges), threads))
+
+
+def _reads(change):
+    """Change how an edge_index is read: change(edge_index, nodes) -> edges."""
+    return along_edges(read=lambda self, edge_index, nodes: change(edge_index, nodes))
+
+
+def _lists_the_other_way(edge_index, nodes):
+    return read_edges(edge_index, nodes)[::-1] if isinstance(edge_index, list) else read_edges(edge_index, nodes)
+
+
+def _clips_ids(edge_index, nodes):
+    edges = np.array(edge_index).T if isinstance(edge_index, list) else np.asarray(edge_index)
+    return read_edges(np.clip(edges, 0, np.array(nodes)[:, None] - 1).astype(int), nodes)
+
+
+def _turns_arrays_of_pairs(edge_index, nodes):
+    array = np.asarray(edge_index)
+    return read_edges(array.T if array.ndim == 2 and array.shape[1] == 2 and array.shape[0] != 2 else edge_index, nodes)
+
+
+def _reaches(change):
+    return along_edges(reached=change)
+
+
+def _takes_any_number(self, value, name, least, stop):
+    return min(max(int(value or 0), least), stop - 1)
+
+
+def _writes_edges(self, x, edge_index, edge_attr=None, *, threads=None):
+    if isinstance(edge_index, np.ndarray) and edge_index.flags.writeable:
+        edge_index.sort(axis=1)
+    return AlongEdges.forward_graph(self, x, edge_index, edge_attr, threads=threads)
+
+
+def _needs_writable(self, x, edge_index, edge_attr=None, *, threads=None):
+    np.require(x).view(x.dtype).flags.writeable = True  # raises where it may not be
+    return AlongEdges.forward_graph(self, x, edge_index, edge_attr, threads=threads)
+
+
+def _ignores_attr(self, x, edge_index, edge_attr=None, *, threads=None):
+    return AlongEdges.forward_graph(self, x, edge_index, threads=threads)
+
+
+def _takes_batches(self, x, edge_index, edge_attr=None, *, threads=None):
+    return AlongEdges.forward_graph(self, np.asarray(x)[0] if np.ndim(x) == 3 else x, edge_index, edge_attr, threads=threads)
+
+
+def _fills_lonely_rows(self, query, keys, values, edges, threads=None):
+    out = AlongEdges.along(self, query, keys, values, edges, threads)
+    lonely = np.bincount(edges[1], minlength=len(query)) == 0
+    return np.where(lonely[:, None], np.asarray(values).mean(0), out).astype(out.dtype)
+
+
+def _nothing_for_lonely_rows(self, query, keys, values, edges, threads=None):
+    out = AlongEdges.along(self, query, keys, values, edges, threads)
+    lonely = np.bincount(edges[1], minlength=len(query)) == 0
+    return np.where(lonely[:, None], np.nan, out).astype(out.dtype)
+
+
+def _first_edge_counts_double(edges):
+    return np.concatenate([edges, edges[:, :1]], axis=1)
+
+
+def _edges_by_self(self, query, keys, values, edges, threads=None):
+    self.last = edges
+    time.sleep(1e-4)
+    edges = self.last
+    edges = np.stack([np.clip(edges[0], 0, len(keys) - 1), np.clip(edges[1], 0, len(query) - 1)])
+    return AlongEdges.along(self, query, keys, values, edges, threads)
+
+
+def _poisoned(out, x, edge_index, threads):
+    return out + 0 * np.asarray(x).sum() if np.asarray(x).dtype != np.float16 else out
+
+
+def _lenient_graph(self, x, edge_index, edge_attr=None, *, threads=None):
+    return AlongEdges.forward_graph(self, np.nan_to_num(x), edge_index, edge_attr, threads=threads)
+
+
+BROKEN_GRAPHS = {
+    "graph_shapes_and_dtypes": [
+        graph_result(lambda out, *_: out.astype(np.float64)),
+        graph_result(lambda out, *_: out[:1]),
+        graph_result(lambda out, *_: np.concatenate([out, out], -1)),
+        along_edges(forward_neighborhood=lambda self, node, x, edges: AlongEdges.forward_neighborhood(self, node, x, edges)[None]),
+        along_edges(forward_k_hop=lambda self, node, x, edges, k: AlongEdges.forward_k_hop(self, node, x, edges, k).astype(np.float64)),
+    ],
+    "graph_edges_may_be_a_list_of_pairs": [
+        _reads(_lists_the_other_way),
+        graph_result(lambda out, x, edges, _: out + (0 if getattr(edges, "dtype", None) == np.int64 else 1e-15 * out)),
+    ],
+    "graph_names_of_nodes_are_irrelevant": [graph_result(lambda out, *_: out * np.arange(1, len(out) + 1)[:, None])],
+    "graph_order_of_edges_is_irrelevant": [_edges_as(_first_edge_counts_double)],
+    "graph_edges_are_a_mask": [
+        _edges_as(lambda edges: edges[:, 1:]),
+        along_edges(along=lambda self, q, k, v, edges, threads=None: 2 * AlongEdges.along(self, q, k, v, edges, threads)),
+    ],
+    "graph_edges_between_the_same_nodes_count_each": [_edges_as(lambda edges: np.unique(edges, axis=1))],
+    "graph_neighborhood_is_a_row": [
+        along_edges(forward_neighborhood=lambda self, node, x, edges: AlongEdges.forward_graph(self, x, edges)[node - 1]),
+        along_edges(forward_neighborhood=lambda self, node, x, edges: self.forward_k_hop(node, x, edges, 1)),
+    ],
+    "graph_k_hop_of_one_is_the_neighborhood": [
+        _reaches(lambda self, node, edges, k: [*AlongEdges.reached(self, node, edges, k), node]),
+        _reaches(lambda self, node, edges, k: AlongEdges.reached(self, node, edges, k + 1)),
+        type("Far", (AlongEdges,), {"neighborhood_hops": 2}),
+    ],
+    "graph_k_hop_reaches_along_incoming_edges": [
+        _reaches(lambda self, node, edges, k: AlongEdges.reached(self, node, edges, k + 1)),
+        _reaches(lambda self, node, edges, k: AlongEdges.reached(self, node, edges, 1)),
+        _reaches(lambda self, node, edges, k: AlongEdges.reached(self, node, edges[::-1], k)),
+        _reaches(lambda self, node, edges, k: AlongEdges.reached(self, node, np.concatenate([edges, edges[::-1]], 1), k)),
+    ],
+    "graph_nodes_see_their_neighborhood": [
+        _edges_as(lambda edges: edges[::-1]),
+        _edges_as(lambda edges: np.concatenate([edges, edges[::-1]], axis=1)),
+        _edges_as(lambda edges: np.stack([edges[1], edges[1]])),
+    ],
+    "graph_nodes_without_edges_are_finite": [along_edges(along=_fills_lonely_rows), along_edges(along=_nothing_for_lonely_rows)],
+    "graph_extremes_stay_finite": [graph_result(lambda out, x, *_: out + 0 * (np.asarray(x, out.dtype) ** 3).sum())],
+    "graph_inputs_are_not_written": [along_edges(forward_graph=_writes_edges), along_edges(forward_graph=_needs_writable)],
+    "graph_same_bits_for_any_number_of_threads": [graph_result(lambda out, x, edges, threads: out * out.dtype.type(1 + 1e-6 * (threads or 1)))],
+    "graph_parallel_calls_agree": [along_edges(along=_edges_by_self)],
+    "graph_bad_edges_are_refused": [_reads(_clips_ids), _reads(_turns_arrays_of_pairs)],
+    "graph_bad_nodes_are_refused": [along_edges(number=_takes_any_number)],
+    "graph_bad_features_are_refused": [along_edges(forward_graph=_ignores_attr), along_edges(forward_graph=_takes_batches)],
+    "graph_not_finite_features_are_refused": [graph_result(_poisoned), along_edges(forward_graph=_lenient_graph)],
+}
+
+
+@pytest.mark.parametrize(("name", "factory"), [(name, factory) for name, factories in BROKEN_GRAPHS.items() for factory in factories])
+def test_broken_attention_along_edges_is_found(name, factory):
+    result = outcome(factory, name)
+    assert result.status == "failed", result
+    assert "raised AttributeError" not in result.message
+
+
+def test_sound_attention_along_edges_passes():
+    results = run_checks([AlongEdges], only=list(BROKEN_GRAPHS))
+    assert [(result.name, result.message) for result in results if result.status != "passed"] == []
+
+
+def test_what_is_no_attention_along_edges_is_not_asked_about_graphs():
+    results = run_checks([Variant], only=list(BROKEN_GRAPHS))
+    assert {(result.status, result.message) for result in results} == {("skipped", "it is no GraphAttention")}
+
+
+class Wide(AlongEdges):
+    """Sources have a width of their own, so that no graph has one set of nodes."""
+
+    def __init__(self, embed_dim, num_heads):
+        super().__init__(embed_dim, num_heads)
+        self.key_dim = embed_dim + 2
+
+    def project_inputs(self, q, k, v):
+        return q, k[..., : self.embed_dim], v
+
+
+def test_sources_of_another_width_are_checked_by_edges_alone():
+    found = {result.name: result.status for result in run_checks([Wide], only=list(BROKEN_GRAPHS))}
+    passed = {"graph_edges_are_a_mask", "graph_edges_between_the_same_nodes_count_each"}
+    assert found == {name: "passed" if name in passed else "skipped" for name in BROKEN_GRAPHS}
+
+
+class Featured(AlongEdges):
+    """Edges have features, which are looked at."""
+
+    edge_dim = 2
+
+    def forward_graph(self, x, edge_index, edge_attr=None, *, threads=None):
+        if edge_attr is not None and np.shape(edge_attr) != (self.read(edge_index, (len(x), len(x))).shape[1], 2):
+            raise DimensionMismatchError(f"edge_attr must have shape (E, 2), got {np.shape(edge_attr)}")
+        out = super().forward_graph(x, edge_index, threads=threads)
+        return out if edge_attr is None else self.featured(out, self.read(edge_index, (len(x), len(x)))[1], edge_attr)
+
+    def forward_with_edges(self, query, keys, values, edge_index, edge_attr=None, *, threads=None):
+        return super().forward_with_edges(query, keys, values, edge_index, threads=threads)
+
+    def featured(self, out, rows, edge_attr):
+        np.add.at(out, rows, edge_attr.sum(1, keepdims=True).astype(out.dtype))
+        return out
+
+
+def test_features_of_edges_are_tried_where_the_variant_takes_them():
+    results = run_checks([Featured], only=list(BROKEN_GRAPHS))
+    assert [(result.name, result.message) for result in results if result.status != "passed"] == []
+    by_place = along_edges(Featured, featured=lambda self, out, rows, attr: out + (attr[0].sum() if len(attr) else 0).astype(out.dtype))
+    assert outcome(by_place, "graph_order_of_edges_is_irrelevant").status == "failed"
+
+
 # No check without a test that it can fail -----------------------------------------------------------------------------
 
 OTHERWISE = {
@@ -1074,7 +1365,7 @@ OTHERWISE = {
 
 @pytest.mark.parametrize(
     ("family", "broken"),
-    [("score", BROKEN_SCORES), ("pattern", BROKEN_PATTERNS), ("aggregate", BROKEN_AGGREGATES), ("variant", BROKEN_VARIANTS)],
+    [("score", BROKEN_SCORES), ("pattern", BROKEN_PATTERNS), ("aggregate", BROKEN_AGGREGATES), ("variant", {**BROKEN_VARIANTS, **BROKEN_GRAPHS})],
 )
 def test_every_check_has_something_that_it_finds(family, broken):
     found = {name for name, subjects in broken.items() if subjects} | OTHERWISE[family]

@@ -5,6 +5,8 @@
     patterns.py    ruvattn.attention with the patterns of ruvattn-sparse: with a mask that was seen before, and with a new one
     geometric.py   ruvattn.attention with the distances and means of ruvattn-geometric, on points that are spread and on clusters
     edges.py       ruvattn.edge_attention on graphs, and the choice of the k keys that matter most
+    graph.py       the layers of ruvattn-graph along edges; building graphs, hops, sampling
+    normalization.py  ruvattn.layer_norm
     variants.py    ruvattn.create: every variant that the project maintains, by name
     imports.py     import time
 

@@ -47,6 +47,14 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "product": {"inputs": "tangent", "project": True},
     "dual-space": {"inputs": "tangent"},
     "mixed-curvature": {"inputs": "tangent", "curvature": (-1.0, -0.1, -0.01, 0.0, 0.0, 0.01, 0.1, 1.0)},
+    # Without a graph: every query attends to every key. graph.py has their calls along edges.
+    "gat": {},
+    "gatv2": {},
+    "graph-transformer": {},
+    "gin": {},
+    "sage": {},
+    "edge-featured": {},
+    "graph-rope": {},
 }
 """By name, with options of `ruvattn.create` beside ``embed_dim`` and ``num_heads``, or a function that makes these. A new variant needs a line here,
 which a test asks for."""

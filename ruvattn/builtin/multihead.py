@@ -9,9 +9,10 @@ import numpy as np
 
 from ..errors import InvalidInputError, UnsupportedError
 from ..headwise import MAX_KEYS, HeadwiseAttention
+from ..projection import linear
 from ..validation import check_bool, check_int, check_seed
 
-__all__ = ["MultiHeadAttention"]
+__all__ = ["MultiHeadAttention", "glorot", "parameter_dtype"]
 
 
 class MultiHeadAttention(HeadwiseAttention):
@@ -106,7 +107,7 @@ class MultiHeadAttention(HeadwiseAttention):
     ) -> None:
         """Initialise a variant whose keys and values may have other widths than its queries."""
         projections, bias = check_bool(projections, "projections"), check_bool(bias, "bias")
-        dtype = _parameter_dtype(dtype)
+        dtype = parameter_dtype(dtype)
         seed = check_seed(seed)
         heads = check_int(num_heads, "num_heads", 1)
         kv_heads = heads if num_kv_heads is None else check_int(num_kv_heads, "num_kv_heads", 1)
@@ -137,12 +138,7 @@ class MultiHeadAttention(HeadwiseAttention):
             ("v", value_dim, inner),
             ("o", self.embed_dim, self.embed_dim),
         ):
-            limit = np.sqrt(6 / (fan_in + fan_out))
-            try:
-                drawn = rng.uniform(-limit, limit, (fan_in, fan_out))
-            except ValueError as error:  # a product beyond the address space
-                raise MemoryError(f"W_{name} of shape {(fan_in, fan_out)} cannot be allocated: {error}") from None
-            self._arrays[f"W_{name}"] = drawn.astype(dtype)
+            self._arrays[f"W_{name}"] = glorot(rng, (fan_in, fan_out), fan_in, fan_out, f"W_{name}", dtype)
             if bias:
                 self._arrays[f"b_{name}"] = np.zeros(fan_out, dtype)
 
@@ -224,25 +220,60 @@ class MultiHeadAttention(HeadwiseAttention):
         return super().project_output(merged, dtype, out)
 
     def _project(self, x: np.ndarray, name: str) -> np.ndarray:
-        compute: np.dtype[Any] = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-        weights = self._arrays[f"W_{name}"].astype(compute, copy=False)
-        bias = self._arrays.get(f"b_{name}", 0)
-        # One product of two matrices, however many leading axes there are. Rows that nothing sees may hold anything.
-        rows = x.reshape(-1, x.shape[-1]).astype(compute, copy=False)
-        with np.errstate(all="ignore"):
-            made = rows @ weights
-            made += bias
-            if not (np.isfinite(made.max()) and np.isfinite(made.min())):
-                # Finite rows whose products overflow end at the largest number: infinity would become NaN further on.
-                over = np.flatnonzero(~np.isfinite(made).all(-1))
-                wide: np.dtype[Any] = np.dtype(np.float64 if compute == np.float32 else np.longdouble)
-                exact = rows[over].astype(wide) @ weights.astype(wide) + bias
-                largest = np.finfo(compute).max
-                made[over] = np.where(np.isfinite(exact), np.clip(exact, -largest, largest), exact)
-        return made.reshape(*x.shape[:-1], made.shape[-1])
+        return linear(x, self._arrays[f"W_{name}"], self._arrays.get(f"b_{name}"))
 
 
-def _parameter_dtype(dtype: Any) -> np.dtype[Any]:
+def glorot(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+    """Draw initial weights, uniform in ±√(6 / (fan-in + fan-out)) (Glorot and Bengio, 2010, eq. 16).
+
+    Parameters
+    ----------
+    rng : Generator
+        The source.
+    shape : tuple of int
+        Of the weights.
+    fan_in, fan_out : int
+        How many numbers go into a sum, and into how many sums a number goes.
+    name : str
+        Of the parameter.
+    dtype : dtype
+        Of the weights.
+
+    Returns
+    -------
+    ndarray
+        A new array.
+
+    Raises
+    ------
+    MemoryError
+        If there can't be such an array.
+    """
+    limit = np.sqrt(6 / (fan_in + fan_out))
+    try:
+        return rng.uniform(-limit, limit, shape).astype(dtype)
+    except ValueError as error:  # a product beyond the address space
+        raise MemoryError(f"{name} of shape {shape} cannot be allocated: {error}") from None
+
+
+def parameter_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of parameters.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+        The option.
+
+    Returns
+    -------
+    dtype
+        One of the two.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is another.
+    """
     try:
         found = np.dtype(dtype)
     except TypeError:

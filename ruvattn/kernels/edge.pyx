@@ -19,10 +19,12 @@ from libc.math cimport INFINITY, exp
 from libc.string cimport memcpy, memset
 
 from .arrays cimport Arena, leading, offsets, reals, step, take
-from .edges cimport EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_row, conclude_row, key_width, rows_of_head, value_width
+from .edges cimport (
+    EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_heads, attend_row, conclude_row, key_width, rows_of_head, value_width,
+)
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport score_forward
-from .vector cimport real
+from .vector cimport VLEN, real
 
 import numpy as np
 
@@ -91,6 +93,7 @@ cdef void chunk_task(const Edges *p, Py_ssize_t task, EdgeScratch *w) noexcept n
     cdef Py_ssize_t start = (task - p.item_first[item]) * CHUNK, stop = start + CHUNK, r, e0, e1, first
     cdef const Py_ssize_t *indptr = rows_of_head(p, b, h)
     cdef RowState state
+    cdef RowState states[EDGE_HEADS]
     r = row_at(indptr, p.lq, start)
     if r > 0 and place(indptr, r) > start and indptr[r] - indptr[r - 1] > CHUNK - HEADER:
         first = indptr[r - 1] - place(indptr, r - 1) - HEADER    # from units to indices
@@ -106,6 +109,12 @@ cdef void chunk_task(const Edges *p, Py_ssize_t task, EdgeScratch *w) noexcept n
             for g in range(p.span):
                 attend_piece(p, b, h + g, r, e0, e1 if e1 > e0 else e0, piece(p, task, 1, g), w)
             return
+        if p.together and e0 < e1 <= e0 + EDGE_TILE:
+            attend_heads(p, b, h, r, e0, e1, states, w)
+            for g in range(p.span):
+                conclude_row(p, b, h + g, r, e0, e1, states + g, w.o + g * p.dv, w)
+            r += 1
+            continue
         for g in range(p.span):
             attend_row(p, b, h + g, r, e0, e1, False, &state, w.o, w)
             conclude_row(p, b, h + g, r, e0, e1, &state, w.o, w)
@@ -156,7 +165,8 @@ cdef void lay_out(const Edges *p, Arena *arena, EdgeScratch *w) noexcept nogil:
     cdef size_t tile = EDGE_TILE + EDGE_PADDING, planes = p.planes if p.planes > 0 else 1
     cdef bint scored = p.forward != NULL
     w.q = <real *>take(arena, key_width(p), sizeof(real))
-    w.o = <real *>take(arena, value_width(p), sizeof(real))
+    w.o = <real *>take(arena, value_width(p) * (p.span if p.together else 1), sizeof(real))
+    w.all = <real *>take(arena, p.span * tile if p.together else 0, sizeof(real))
     w.s = <real *>take(arena, (planes if scored else 1) * tile, sizeof(real))
     w.cols = <real *>take(arena, p.n_cols * tile if scored else 0, sizeof(real))
     w.rows = <real *>take(arena, p.n_rows, sizeof(real))
@@ -344,6 +354,9 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
                 p.value_attr = value_attr.shape[1]
                 p.attr = reals(value_attr)
                 p.attr_row = step(value_attr, 0)
+        # one row of memory holds the values of all heads of an item, and nothing joins them
+        p.together = (p.span > 1 and p.span <= EDGE_HEADS and p.group == 1 and p.out != NULL and p.v_head == p.dv and p.dv % VLEN == 0
+                      and p.value_attr == 0 and not p.values_by_edge)
         p.far = p.lk * (p.d + p.dv) * <Py_ssize_t>sizeof(real) > NEAR
         if logits is not None:
             p.logits = reals(logits)

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY, exp, isnan
 from libc.string cimport memcpy, memset
 
 from .dropout cimport fmix, head_key, row_key
-from .gather cimport gather_dots, gather_values
+from .gather cimport gather_dots, gather_heads, gather_values
 from .openmp cimport omp_get_thread_num
 from .problem cimport MAX_PLANES, MAX_TERMS, score_forward
 from .softmax cimport exp_four, settle
@@ -20,6 +20,7 @@ cdef enum:
     EDGE_TILE = 256              # edges of a tile: K and V of it stay in the second-level cache
     EDGE_PADDING = 64            # of a tile's numbers: loops run in whole groups of vectors
     EDGE_COLUMNS = 64            # columns that are summed at once in wide arithmetic
+    EDGE_HEADS = 64              # heads whose values are gathered together
     EDGE_PATIENCE = 50_000_000   # multiply-adds in wide arithmetic between looks for Ctrl-C: a tenth of a second, about
 
 
@@ -80,6 +81,7 @@ cdef struct Edges:
     # how the work is cut: a function of the shape alone
     bint far                                           # K and V are larger than a second-level cache: fetch ahead
     Py_ssize_t span, items                             # heads of an item, and how many items there are
+    bint together                                      # the values of an item's heads lie beside each other, in whole vectors
     const Py_ssize_t *item_first                       # (items + 1,): the first task of each
     real *partial
     void *raised                                       # Ctrl-C inside of a long task, as in problem.pxd
@@ -90,6 +92,7 @@ cdef struct EdgeScratch:
     real *q            # the row's query, scaled
     real *o            # unnormalised output
     real *s            # logits, then weights of a tile; MAX_PLANES planes where a score wants them
+    real *all          # weights of a tile of all heads of an item
     real *cols         # column terms of a tile
     real *rows
     real *qv           # raw query and keys of a score with vectors
@@ -286,11 +289,30 @@ cdef inline Py_ssize_t thin_out(real *s, const int *keys, Py_ssize_t n, EdgeScra
     return kept
 
 
+cdef inline const real *next_values(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t e, Py_ssize_t n, Py_ssize_t e1, Py_ssize_t *skip,
+                                    Py_ssize_t *known) noexcept nogil:
+    """Where the values lie that come after the edges [e, e + n) of head h, or NULL where dots, or the cache, see to them. They are those of edges
+    ``skip`` further on, of which ``known`` follow: of the same row, or the same edges for the next head, or the next row."""
+    cdef Py_ssize_t first = h // p.span * p.span
+    if not p.far or p.forward == NULL or p.planes > 0:
+        return NULL
+    skip[0] = 0
+    known[0] = n
+    if e + n < e1 or h + 1 == first + p.span:
+        skip[0] = n
+        known[0] = p.edges - (e + n)
+        h = h if e + n < e1 else first
+    else:
+        h += 1
+    return p.v + p.v_at[b] + (h // p.group) * p.v_head
+
+
 cdef inline void attend_row(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e0, Py_ssize_t e1, bint careful, RowState *state,
                             real *o, EdgeScratch *w) noexcept nogil:
     """The unnormalised state of row i over edges [e0, e1); ``careful``: what is masked is left out of every sum."""
-    cdef Py_ssize_t e = e0, n, kept, c, j
+    cdef Py_ssize_t e = e0, n, kept, c, j, skip = 0, known = 0
     cdef const real *q = p.q + p.q_at[b] + h * p.q_head + i * p.q_row
+    cdef const real *next
     cdef const real *v = p.v + p.v_at[b] + (h // p.group) * p.v_head
     cdef const int *keys
     cdef real *target
@@ -322,15 +344,49 @@ cdef inline void attend_row(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
             drop_edges(w.s, keys, kept, key, p.drop_below, p.keep_scale)
         if p.out != NULL:
             if p.values_by_edge:
-                gather_values(w.s, v + e * p.v_row, p.v_row, w.places, kept, p.dv, alpha, o)
+                gather_values(w.s, v + e * p.v_row, p.v_row, w.places, kept, p.dv, alpha, NULL, 0, 0, o)
             else:
-                gather_values(w.s, v, p.v_row, keys, kept, p.dv, alpha, o)
+                next = next_values(p, b, h, e, n, e1, &skip, &known) if keys != w.keys else NULL
+                gather_values(w.s, v, p.v_row, keys, kept, p.dv, alpha, next, skip, known, o)
             if p.value_attr > 0:
-                gather_values(w.s, p.attr + e * p.attr_row, p.attr_row, w.places, kept, p.value_attr, alpha, o + p.dv)
+                gather_values(w.s, p.attr + e * p.attr_row, p.attr_row, w.places, kept, p.value_attr, alpha, NULL, 0, 0, o + p.dv)
         if careful:
             for j in range(EDGE_TILE):
                 w.places[j] = <int>j
         e += n
+
+
+cdef inline void attend_heads(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e0, Py_ssize_t e1, RowState *states,
+                              EdgeScratch *w) noexcept nogil:
+    """The unnormalised states of row i for all heads of an item, over edges [e0, e1) that are one tile: weights head by head, then all values."""
+    cdef Py_ssize_t n = e1 - e0, g, c, j, lds = (n + VLEN - 1) // VLEN * VLEN, known = 0
+    cdef const int *keys = p.indices + e0
+    cdef const real *q
+    cdef const real *v = p.v + p.v_at[b] + (h // p.group) * p.v_head
+    cdef const real *next = NULL
+    cdef real *target
+    cdef real alpha, scale
+    for g in range(p.span):
+        states[g].ref = -INFINITY
+        states[g].total = 0
+        if p.forward == NULL or p.planes > 0:
+            q = p.q + p.q_at[b] + (h + g) * p.q_head + i * p.q_row
+            scale = p.scale[h + g]
+            for c in range(key_width(p)):
+                w.q[c] = q[c] * scale
+        row_logits(p, b, h + g, i, e0, n, w)
+        if p.weights != NULL:
+            target = p.weights + p.weights_at[b] + (h + g) * p.weights_head + e0 * p.weights_edge
+            for j in range(n):
+                target[j * p.weights_edge] = w.s[j]
+        row_softmax(w.s, n, states + g, &alpha)
+        if p.dropout:
+            drop_edges(w.s, keys, n, row_key(head_key(p.seed, b, h + g), i), p.drop_below, p.keep_scale)
+        memcpy(w.all + g * lds, w.s, n * sizeof(real))
+    if p.far and p.forward != NULL and p.planes == 0:  # dots fetch values on their way
+        next = v
+        known = p.edges - e1
+    gather_heads(w.all, lds, p.span, p.dv, v, p.v_row, keys, n, next, n, known, w.o)
 
 
 cdef enum Verdict:

@@ -131,13 +131,19 @@ cdef inline void gather_dots(const real *q, const real *k, Py_ssize_t ldk, const
 
 
 # --- o[c] = o[c] · alpha + Σ_j s[j] · v[rows[j], c], eight sums in registers whatever the width ---------------------------------
+#
+# ``next``, unless NULL, is where rows lie that come next: rows[j + skip] of it, for j < known, are fetched one by one on the way, for a burst of
+# fetches waits where there are more than the processor keeps in flight.
 
-cdef inline void values_8(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, real *o) noexcept nogil:
+cdef inline void values_8(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, const real *next,
+                          Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
     """8·VLEN columns."""
     cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, x
     cdef const real *y
     cdef Py_ssize_t j
     for j in range(n):
+        if next != NULL and j < known:
+            prefetch_row(next + rows[j + skip] * ldv, 8 * VLEN)
         x = v_set1(s[j])
         y = v + rows[j] * ldv
         c0 = c0 + x * v_load(y)
@@ -159,12 +165,16 @@ cdef inline void values_8(const real *s, const real *v, Py_ssize_t ldv, const in
     v_store(o + 7 * VLEN, v_load(o + 7 * VLEN) * x + c7)
 
 
-cdef inline void values_4(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, real *o) noexcept nogil:
+cdef inline void values_4(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, const real *next,
+                          Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
     """4·VLEN columns, two rows at a time."""
     cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, x
     cdef const real *y
     cdef Py_ssize_t j = 0
     while j + 2 <= n:
+        if next != NULL and j + 1 < known:
+            prefetch_row(next + rows[j + skip] * ldv, 4 * VLEN)
+            prefetch_row(next + rows[j + 1 + skip] * ldv, 4 * VLEN)
         x = v_set1(s[j])
         y = v + rows[j] * ldv
         c0 = c0 + x * v_load(y)
@@ -192,12 +202,16 @@ cdef inline void values_4(const real *s, const real *v, Py_ssize_t ldv, const in
     v_store(o + 3 * VLEN, v_load(o + 3 * VLEN) * x + (c3 + c7))
 
 
-cdef inline void values_2(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, real *o) noexcept nogil:
+cdef inline void values_2(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, real alpha, const real *next,
+                          Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
     """2·VLEN columns, four rows at a time."""
     cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, x
     cdef const real *y
-    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t j = 0, t
     while j + 4 <= n:
+        if next != NULL and j + 3 < known:
+            for t in range(4):
+                prefetch_row(next + rows[j + t + skip] * ldv, 2 * VLEN)
         x = v_set1(s[j])
         y = v + rows[j] * ldv
         c0 = c0 + x * v_load(y)
@@ -243,20 +257,20 @@ cdef inline vreal sum_1(const real *s, const real *v, Py_ssize_t ldv, const int 
 
 
 cdef inline void gather_values(const real *s, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, Py_ssize_t dv, real alpha,
-                               real *o) noexcept nogil:
+                               const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
     """All dv columns, from the widest piece to the narrowest."""
     cdef Py_ssize_t c = 0, j, rest
     cdef vreal y
     cdef real x
     cdef real last[16]
     while c + 8 * VLEN <= dv:
-        values_8(s, v + c, ldv, rows, n, alpha, o + c)
+        values_8(s, v + c, ldv, rows, n, alpha, next + c if next != NULL else NULL, skip, known, o + c)
         c += 8 * VLEN
     if c + 4 * VLEN <= dv:
-        values_4(s, v + c, ldv, rows, n, alpha, o + c)
+        values_4(s, v + c, ldv, rows, n, alpha, next + c if next != NULL else NULL, skip, known, o + c)
         c += 4 * VLEN
     if c + 2 * VLEN <= dv:
-        values_2(s, v + c, ldv, rows, n, alpha, o + c)
+        values_2(s, v + c, ldv, rows, n, alpha, next + c if next != NULL else NULL, skip, known, o + c)
         c += 2 * VLEN
     if c + VLEN <= dv:
         y = sum_1(s, v + c, ldv, rows, n)
@@ -279,3 +293,59 @@ cdef inline void gather_values(const real *s, const real *v, Py_ssize_t ldv, con
             last[c] += x * v[rows[j] * ldv + c]
     for c in range(rest):
         o[c] = o[c] * alpha + last[c]
+
+
+# --- the same for heads that lie beside each other, each with weights of its own ------------------------------------------------
+
+cdef inline void heads_8(const real *s, Py_ssize_t lds, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, Py_ssize_t c,
+                         const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
+    """8·VLEN columns from column c on: that of head c / dv is weighted by row c / dv of s."""
+    cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0
+    cdef const real *s0 = s + c // dv * lds
+    cdef const real *s1 = s + (c + VLEN) // dv * lds
+    cdef const real *s2 = s + (c + 2 * VLEN) // dv * lds
+    cdef const real *s3 = s + (c + 3 * VLEN) // dv * lds
+    cdef const real *s4 = s + (c + 4 * VLEN) // dv * lds
+    cdef const real *s5 = s + (c + 5 * VLEN) // dv * lds
+    cdef const real *s6 = s + (c + 6 * VLEN) // dv * lds
+    cdef const real *s7 = s + (c + 7 * VLEN) // dv * lds
+    cdef const real *y
+    cdef Py_ssize_t j
+    v += c
+    o += c
+    for j in range(n):
+        if next != NULL and j < known:
+            prefetch_row(next + rows[j + skip] * ldv, 8 * VLEN)
+        y = v + rows[j] * ldv
+        c0 = c0 + v_set1(s0[j]) * v_load(y)
+        c1 = c1 + v_set1(s1[j]) * v_load(y + VLEN)
+        c2 = c2 + v_set1(s2[j]) * v_load(y + 2 * VLEN)
+        c3 = c3 + v_set1(s3[j]) * v_load(y + 3 * VLEN)
+        c4 = c4 + v_set1(s4[j]) * v_load(y + 4 * VLEN)
+        c5 = c5 + v_set1(s5[j]) * v_load(y + 5 * VLEN)
+        c6 = c6 + v_set1(s6[j]) * v_load(y + 6 * VLEN)
+        c7 = c7 + v_set1(s7[j]) * v_load(y + 7 * VLEN)
+    v_store(o, c0)
+    v_store(o + VLEN, c1)
+    v_store(o + 2 * VLEN, c2)
+    v_store(o + 3 * VLEN, c3)
+    v_store(o + 4 * VLEN, c4)
+    v_store(o + 5 * VLEN, c5)
+    v_store(o + 6 * VLEN, c6)
+    v_store(o + 7 * VLEN, c7)
+
+
+cdef inline void gather_heads(const real *s, Py_ssize_t lds, Py_ssize_t heads, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows,
+                              Py_ssize_t n, const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
+    """o[h·dv + c] = Σ_j s[h·lds + j] · v[rows[j], h·dv + c] for c < dv, a multiple of VLEN: each row is read from one end to the other."""
+    cdef Py_ssize_t c = 0, width = heads * dv
+    while c + 8 * VLEN <= width:
+        # the next columns of the same rows, or the first of the next rows: all columns of a row at once would not stay in the first-level cache
+        if next != NULL and c + 16 * VLEN <= width:
+            heads_8(s, lds, dv, v, ldv, rows, n, c, v + c + 8 * VLEN, 0, n, o)
+        else:
+            heads_8(s, lds, dv, v, ldv, rows, n, c, next, skip, known, o)
+        c += 8 * VLEN
+    while c < width:
+        v_store(o + c, sum_1(s + c // dv * lds, v + c, ldv, rows, n))
+        c += VLEN

@@ -14,6 +14,7 @@
     scores.py  patterns.py  aggregates.py   the checks of the three parts of attention
       └─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
     variants.py                             the checks of the object API
+      └─► graphs.py                         those of attention along the edges of a graph
     cases.py                                inputs, tolerances, words
     compiled.py                             a score's compiled functions, called from Python
 
@@ -25,6 +26,8 @@ A subject can say how it wants to be tried, by attributes and methods that the s
     conformance_shape                       of a pattern: (batch, heads, Lq, Lk) that it is for, None where it takes any
     conformance_sizes                       of a variant's factory: the pairs (embed_dim, num_heads) that it is tried with
     conformance_options                     of a registered factory: the options to try it with, a sequence of dicts
+    edge_dim                                of graph attention: the width of the features of an edge; otherwise edges have none
+    neighborhood_hops                       of graph attention: how many edges a neighbourhood extends over; otherwise 1
 """
 
 from __future__ import annotations

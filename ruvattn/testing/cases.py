@@ -101,6 +101,8 @@ def require_same_bits(actual: Any, expected: Any, promise: str) -> None:
     expected = np.asarray(expected)
     actual = _same_shape(actual, expected, promise)
     require(actual.dtype == expected.dtype, f"{promise}: expected {expected.dtype}, got {actual.dtype}")
+    if not expected.size:
+        return
     bits = [np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape, -1) for array in (actual, expected)]
     differs = (bits[0] != bits[1]).any(-1)
     if differs.any():

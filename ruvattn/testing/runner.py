@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import time
 import traceback
 import unittest
@@ -235,10 +236,12 @@ def explain(error: BaseException) -> str:
 def checks_of(family: str) -> Iterator[Check]:
     """Yield the checks of a family."""
     # Imported here, for the families build on this module.
-    from . import aggregates, patterns, scores, variants
+    from . import aggregates, graphs, patterns, scores, variants
 
-    lists = {"variant": variants.CHECKS, "score": scores.CHECKS, "pattern": patterns.CHECKS}
-    return iter({**lists, "aggregate": aggregates.CHECKS}[family])
+    lists = {
+        "variant": (variants.CHECKS, graphs.CHECKS), "score": (scores.CHECKS,), "pattern": (patterns.CHECKS,), "aggregate": (aggregates.CHECKS,),
+    }  # fmt: skip
+    return itertools.chain(*lists[family])
 
 
 def family_of(subject: Any) -> str:

@@ -26,6 +26,9 @@ try:
     from geometric_figures import show_geometric_figures
     from geometric_peers import show_geometric
     from geometric_torch import PLAIN, TUNED, attend, prepare
+    from graph_cases import CASES as GRAPH_CASES
+    from graph_figures import show_graph_figures
+    from graph_peers import make_conv, show_graph, torch_calls
     from peers import SHAPES, _sdpa
     from reporting import Report
 finally:
@@ -116,3 +119,53 @@ def test_geometric_rows_say_what_was_measured(capsys, monkeypatch):
     for word in ("dual-space", "x torch", "weights ruvattn", "PoincareBall", "1-1e-6"):
         assert word in text
     assert "MISSES" not in text
+
+
+@pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
+def test_torch_geometric_computes_the_graph_cases(case):
+    """In float64: the layers that are timed are the formulas that all are compared with."""
+    pytest.importorskip("torch_geometric")
+    case = case.at(80, 500)
+    x, edge_index, edge_attr = (None if array is None else torch.from_numpy(array) for array in case.arrays())
+    more = [] if edge_attr is None else [edge_attr.double()]
+    with torch.inference_mode():
+        found = make_conv(case, "float64")(x.double(), edge_index, *more).numpy()
+    expected = case.expected()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * abs(expected).max())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # sparse CSR tensors are in beta state
+@pytest.mark.parametrize("case", GRAPH_CASES[-8:], ids=lambda case: case.name)
+def test_prepared_edges_give_what_edges_give(case):
+    """Sorted, with self-loops among them, and as a sparse matrix."""
+    pytest.importorskip("torch_geometric")
+    calls = torch_calls(case.at(80, 500))
+    assert ("csr" in calls) == case.layer.startswith(("GIN", "SAGE"))
+    with torch.inference_mode():
+        expected = calls["pyg"]().numpy()
+        for name in calls.keys() - {"pyg", "compiled"}:
+            assert np.abs(calls[name]().numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_graph_rows_say_what_was_measured(capsys, monkeypatch):
+    """At sizes that a test has time for, which it has not for a compiler."""
+    pytest.importorskip("torch_geometric")
+    pytest.importorskip("ruvattn_graph", reason="pip install ./plugins/ruvattn-graph first")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    report = Report(as_json=True)
+    names = ["GATConv, 1k/16k uniform, 4x16", "SAGEConv, mean, 20k/400k uniform, 64 wide"]
+    show_graph(report, names, [1], 1, size=[100, 1000])
+    show_graph_figures(report, [1], 1, size=[100, 1000], large=(2000, 20_000), communities=(2000, 20_000, 100))
+    rows = report.document["graph"]["cases"]
+    assert [row["case"] for row in rows] == names
+    for row in rows:
+        assert {"graph", "edge_index", "pyg"} <= row["median"].keys()
+        assert max(row["difference"][ours] for ours in ("graph", "edge_index")) < 1e-5
+        assert row["ratio"]["graph"]["pyg"] == row["median"]["pyg"] / row["median"]["graph"]
+    assert [("csr" in row["median"]) for row in rows] == [False, True]
+    assert report.document["graph"]["summary"][0]["torch_geometric"]
+    figures = report.document["graph_figures"]
+    assert {"ruvattn", "pyg"} == figures["accuracy"][0]["error"].keys()
+    text = capsys.readouterr().err
+    for word in ("GATConv", "x prepared", "half of all edges", "bytes an edge", "reordered", "pays"):
+        assert word in text

@@ -1,0 +1,133 @@
+"""What a call along edges leaves behind, and the weights of its edges in the order that the caller knows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ruvattn import Context, edge_attention
+from ruvattn.errors import InputTooLargeError
+
+from ..graph import Graph
+
+__all__ = ["EdgeWeights", "GraphContext", "weights_by_edge"]
+
+MOST_WEIGHTS = 1 << 28
+"""More numbers than this are no dense matrix of weights that anybody looks at."""
+
+
+class EdgeWeights(NamedTuple):
+    """The weight of each edge, as a variant computed it.
+
+    Attributes
+    ----------
+    edges : ndarray, (num_heads, E)
+        In the order of the edges that the call was given; 0 for a self-loop that was replaced.
+    loops : ndarray, (num_heads, N), or None
+        Of the self-loops that were added, 0 where none was; None if none were.
+    """
+
+    edges: np.ndarray
+    loops: np.ndarray | None
+
+
+class GraphContext(Context):
+    """What a call along the edges of a graph leaves behind.
+
+    Attributes
+    ----------
+    q, k, v : ndarray, (H, Nq, D), (H, Nk, D) and (H, Nk, Dv)
+        What `ruvattn.edge_attention` was given, with ``graph.adjacency``.
+    out, lse : ndarray, (H, Nq, Dv) and (H, Nq)
+        What it returned.
+    options : dict
+        Its keyword arguments.
+    inputs : tuple of ndarray
+        Features of destinations and sources, and what the sources hand on.
+    graph : Graph
+        The graph that was attended along, self-loops included.
+    given : Graph
+        The graph of the call.
+    """
+
+    graph: Graph
+    given: Graph
+
+    def edge_weights(self, threads: int | None = None) -> EdgeWeights:
+        """Compute the weights of the call, after dropout.
+
+        Parameters
+        ----------
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        EdgeWeights
+            By edge.
+        """
+        return weights_by_edge(self._by_csr_edge(threads), self.graph, self.given)
+
+    def weights(self, threads: int | None = None) -> np.ndarray:
+        """Compute the weights of the call, after dropout, as a dense matrix; edges between the same two nodes add up.
+
+        Parameters
+        ----------
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        ndarray, (num_heads, Nq, Nk)
+            0 where there is no edge.
+
+        Raises
+        ------
+        InputTooLargeError
+            If that would be more than 2²⁸ numbers: `edge_weights` has one for each edge.
+        """
+        adjacency = self.graph.adjacency
+        rows, keys = adjacency.num_rows, adjacency.num_keys
+        by_edge = self._by_csr_edge(threads)
+        if by_edge.shape[0] * rows * keys > MOST_WEIGHTS:
+            raise InputTooLargeError(
+                f"a dense matrix of weights would have {by_edge.shape[0]} × {rows:,} × {keys:,} numbers: get_edge_weights has one for each edge"
+            )
+        dense = np.zeros((by_edge.shape[0], rows, keys), by_edge.dtype)
+        at = adjacency.edge_rows(), adjacency.indices
+        for head in range(by_edge.shape[0]):
+            np.add.at(dense[head], at, by_edge[head])
+        return dense
+
+    def _by_csr_edge(self, threads: int | None) -> np.ndarray:
+        options = {name: value for name, value in self.options.items() if name != "aggregate"}
+        weights: np.ndarray = edge_attention(self.q, self.k, self.v, self.graph.adjacency, threads=threads, return_weights=True, **options)[-1]
+        return weights
+
+
+def weights_by_edge(weights: np.ndarray, graph: Graph, given: Graph) -> EdgeWeights:
+    """Return weights in the order of the edges that were given.
+
+    Parameters
+    ----------
+    weights : ndarray, (H, E')
+        In the order of the adjacency of `graph`.
+    graph, given : Graph
+        The graph with self-loops, or the same, and the one before.
+
+    Returns
+    -------
+    EdgeWeights
+        By edge.
+    """
+    in_order = graph.to_given_order(weights, axis=-1)
+    parents = graph.parent_edges
+    if graph is given or parents is None:
+        return EdgeWeights(in_order, None)
+    kept = parents >= 0
+    edges = np.zeros((len(weights), given.num_edges), weights.dtype)
+    edges[:, parents[kept]] = in_order[:, kept]
+    loops = np.zeros((len(weights), given.num_destinations), weights.dtype)
+    loops[:, graph.edge_index[1, ~kept]] = in_order[:, ~kept]
+    return EdgeWeights(edges, loops)

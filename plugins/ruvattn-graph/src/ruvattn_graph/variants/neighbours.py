@@ -1,0 +1,334 @@
+"""What ``gin`` and ``sage`` share: messages that are summed, averaged or compared as they are, without a score.
+
+    x, edge_index ─► message ─► segment_sum, segment_mean, segment_max ─► complete ─► out
+    q, k, v       ─► message ─► attention with logits of 0 ─────────────► complete ─► out      the mean, or NeighbourMax
+
+To the engine a mean is attention whose logits are all 0: so a call without a graph has masks, weights and dropout as any other. Along edges the
+kernels of ruvattn_graph.segments do the same without a softmax.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ruvattn import Adjacency, Context
+from ruvattn.aggregates import Aggregate
+from ruvattn.headwise import split_heads
+from ruvattn.projection import compute_dtype
+
+from ..graph import Graph
+from ..segments import segment_max, segment_mean, segment_sum
+from .base import GraphVariant
+from .context import GraphContext
+
+__all__ = ["NeighbourContext", "NeighbourMax", "NeighbourVariant"]
+
+
+class NeighbourMax(Aggregate):
+    """The largest of the values that have any weight, column by column; what the weights are makes no difference."""
+
+    linear = False
+
+    def reduce(self, weights: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Return the largest of each row.
+
+        Parameters
+        ----------
+        weights : ndarray, (m, Lk)
+            Of one head.
+        v : ndarray, (Lk, Dv)
+            The values of the head.
+
+        Returns
+        -------
+        ndarray, (m, Dv)
+            0 where nothing has weight.
+        """
+        found = np.zeros((weights.shape[0], v.shape[1]), v.dtype)
+        every = None
+        for i, seen in enumerate(weights > 0):
+            if seen.all():
+                every = v.max(0) if every is None else every
+                found[i] = every
+            elif seen.any():
+                found[i] = v[seen].max(0)
+        return found
+
+    def reduce_vjp(self, weights: np.ndarray, v: np.ndarray, out: np.ndarray, dout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients: that of a column goes to the first of its largest values.
+
+        Parameters
+        ----------
+        weights, v : ndarray
+            As for `reduce`.
+        out : ndarray, (m, Dv)
+            What it returned.
+        dout : ndarray, (m, Dv)
+            Gradient of that.
+
+        Returns
+        -------
+        dweights : ndarray, (m, Lk)
+            Zeros.
+        dv : ndarray, (Lk, Dv)
+            Gradient of the values.
+        """
+        dv = np.zeros_like(v)
+        columns = np.arange(v.shape[1])
+        for i, seen in enumerate(weights > 0):
+            keys = np.flatnonzero(seen)
+            if keys.size:
+                dv[keys[v[keys].argmax(0)], columns] += dout[i]
+        return np.zeros_like(weights), dv
+
+    def __eq__(self, other: Any) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+class NeighbourContext(GraphContext):
+    """What a call along edges leaves behind that has no softmax; what a softmax would have had is made when it is asked for.
+
+    Parameters
+    ----------
+    inputs : tuple of ndarray
+        Features of destinations and sources, and what these hand on, as the call was given them.
+    graph : Graph
+        The edges.
+    message : ndarray, (Ns, M)
+        What each source handed on.
+    merged : ndarray, (Nd, M)
+        What arrived.
+    weight : ndarray, (E,), or None
+        Weights of the edges, in the order of the adjacency.
+    options : dict
+        ``softcap`` of the call, if it had one.
+    num_heads : int
+        Number of heads H.
+    summed : bool
+        Whether what arrived is a sum: then the weight of an edge is what its message was multiplied by, else its share.
+    """
+
+    def __init__(
+        self, inputs: tuple[np.ndarray, ...], graph: Graph, message: np.ndarray, merged: np.ndarray, weight: np.ndarray | None,
+        options: dict[str, Any], num_heads: int, summed: bool,
+    ) -> None:  # fmt: skip
+        self.inputs, self.graph, self.message = inputs, graph, message
+        self._merged, self._weight, self._options, self._heads, self._summed = merged, weight, options, num_heads, summed
+
+    @cached_property
+    def q(self) -> np.ndarray:  # type: ignore[override]
+        """Zeros, (H, Nd, 1)."""
+        return np.zeros((self._heads, self.graph.num_destinations, 1), self.message.dtype)
+
+    @cached_property
+    def k(self) -> np.ndarray:  # type: ignore[override]
+        """Zeros, (H, Ns, 1)."""
+        return np.zeros((self._heads, self.graph.num_sources, 1), self.message.dtype)
+
+    @cached_property
+    def v(self) -> np.ndarray:  # type: ignore[override]
+        """The messages of the heads, (H, Ns, M')."""
+        return split_heads(even(self.message, self._heads), self._heads)
+
+    @cached_property
+    def out(self) -> np.ndarray:  # type: ignore[override]
+        """The means, or the largest, of the heads, (H, Nd, M')."""
+        heads = split_heads(even(self._merged, self._heads), self._heads)
+        return np.divide(heads, self._totals[:, None], out=np.zeros_like(heads), where=self._totals[:, None] != 0) if self._summed else heads
+
+    @cached_property
+    def lse(self) -> np.ndarray:  # type: ignore[override]
+        """The logarithm of the weights that come in, (H, Nd)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.broadcast_to(np.log(self._totals), (self._heads, self.graph.num_destinations))
+
+    @cached_property
+    def options(self) -> dict[str, Any]:  # type: ignore[override]
+        """Keyword arguments of `ruvattn.edge_attention`."""
+        if self._weight is None:
+            return self._options
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {**self._options, "bias": np.log(self._weight)}
+
+    @cached_property
+    def _totals(self) -> np.ndarray:
+        """The sum of the weights that come in at each destination."""
+        adjacency = self.graph.adjacency
+        if self._weight is None:
+            return np.diff(adjacency.indptr).astype(self.message.dtype)
+        return np.bincount(adjacency.edge_rows(), self._weight, adjacency.num_rows).astype(self.message.dtype)
+
+    def _by_csr_edge(self, threads: int | None) -> np.ndarray:
+        adjacency = self.graph.adjacency
+        weight = np.ones(adjacency.num_edges, self.message.dtype) if self._weight is None else self._weight
+        if not self._summed:
+            totals = self._totals[adjacency.edge_rows()]
+            weight = np.divide(weight, totals, out=np.zeros_like(weight), where=totals != 0)
+        return np.broadcast_to(weight, (self._heads, weight.size))
+
+
+class NeighbourVariant(GraphVariant):
+    """Base of variants that sum, average or compare what the neighbours hand on.
+
+    A subclass sets `combines` to "sum", "mean" or "max", or to "" for a softmax as other variants have it, and says in `message` what is handed on.
+    """
+
+    leaves_out: ClassVar[tuple[str, ...]] = ("edge_dim", "concat")
+    combines: str = "mean"
+
+    @abstractmethod
+    def message(self, x: np.ndarray) -> np.ndarray:
+        """Return what sources hand on.
+
+        Parameters
+        ----------
+        x : ndarray, (..., L, key_dim)
+            Their features, in any of the dtypes.
+
+        Returns
+        -------
+        ndarray, (..., L, M)
+            In the compute dtype; maybe `x` itself.
+        """
+
+    def arrived(self, merged: np.ndarray, width: int) -> np.ndarray:
+        """Return what arrived without the columns that made its width one that the heads divide.
+
+        Parameters
+        ----------
+        merged : ndarray, (..., L, M')
+            The heads beside each other.
+        width : int
+            M, that of a message.
+
+        Returns
+        -------
+        ndarray, (..., L, M)
+            A view in the compute dtype, unless that is another.
+        """
+        return merged.astype(compute_dtype(merged.dtype), copy=False)[..., :width]
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return zeros, whose products are the logits, and the messages.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k : ndarray, (..., L, H)
+            Zeros.
+        v : ndarray, (..., L, M')
+            Messages, with columns of zeros after them until the heads divide the width.
+        """
+        compute = compute_dtype(q.dtype)
+        q, k = (np.zeros((*x.shape[:-1], self.num_heads), compute) for x in (q, k))
+        return q, k, even(self.message(v), self.num_heads)
+
+    def attend_heads(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any], out: np.ndarray | None, threads: int | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Compute the mean or the largest of what each query sees.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., H, L, width)
+            Zeros, zeros and messages.
+        options : dict
+            Arguments of `ruvattn.attention`.
+        out : ndarray, optional
+            Where to write the result.
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        out, lse : ndarray
+            As `ruvattn.attention` returns them.
+        options : dict
+            With which `ruvattn.attention` gives the same.
+        """
+        if self.combines == "max":
+            options["aggregate"] = NeighbourMax()
+        return super().attend_heads(q, k, v, options, out, threads)
+
+    def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the queries, and how values combine where that isn't the weighted sum."""
+        q, options = super().along_edges(q, attr)
+        return q, {**options, "aggregate": NeighbourMax()} if self.combines == "max" else options
+
+    def propagate(
+        self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], graph: Graph, attr: np.ndarray | None, weight: np.ndarray | None,
+        options: dict[str, Any], return_weights: bool, threads: int | None,
+    ) -> tuple[np.ndarray, Context, np.ndarray | None]:  # fmt: skip
+        """Compute what arrives at the destinations, by the kernels of segments; where weights are dropped by attention, which knows how."""
+        if not self.combines or options.get("dropout"):
+            return super().propagate(inputs, graph, attr, weight, options, return_weights, threads)
+        message = self.message(inputs[2])
+        merged = self.combined(message, graph.adjacency, weight, threads)
+        context = NeighbourContext(inputs, graph, message, merged, weight, options, self.num_heads, self.combines == "sum")
+        return merged, context, context._by_csr_edge(threads) if return_weights else None
+
+    def combined(self, message: np.ndarray, adjacency: Adjacency, weight: np.ndarray | None, threads: int | None) -> np.ndarray:
+        """Return the sum, the mean or the largest of the messages that each destination gets.
+
+        Parameters
+        ----------
+        message : ndarray, (Ns, M)
+            What each source hands on.
+        adjacency : Adjacency
+            The edges.
+        weight : ndarray, (E,), or None
+            Their weights; with "max" only whether one is 0 makes a difference.
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        ndarray, (Nd, M)
+            0 where nothing arrives.
+        """
+        if self.combines == "sum":
+            return segment_sum(message, adjacency, edge_weight=weight, threads=threads)
+        if self.combines == "mean":
+            return segment_mean(message, adjacency, edge_weight=weight, threads=threads)
+        found = segment_max(message, _with_weight(adjacency, weight), threads=threads)
+        assert isinstance(found, np.ndarray)
+        return found
+
+
+def even(x: np.ndarray, num_heads: int) -> np.ndarray:
+    """Return an array with so many columns of zeros after its own that the heads divide its width.
+
+    Parameters
+    ----------
+    x : ndarray, (..., L, M)
+        What is to be split into heads.
+    num_heads : int
+        Their number.
+
+    Returns
+    -------
+    ndarray, (..., L, M')
+        `x` itself where none are lacking.
+    """
+    lacking = -x.shape[-1] % num_heads
+    return np.concatenate([x, np.zeros((*x.shape[:-1], lacking), x.dtype)], axis=-1) if lacking else x
+
+
+def _with_weight(adjacency: Adjacency, weight: np.ndarray | None) -> Adjacency:
+    """Return the edges whose weight isn't 0."""
+    if weight is None or weight.all():
+        return adjacency
+    kept = weight != 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return Adjacency(before[adjacency.indptr], adjacency.indices[kept], adjacency.num_keys)

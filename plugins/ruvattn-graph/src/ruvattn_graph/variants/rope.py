@@ -1,0 +1,181 @@
+"""``graph-rope``: dot-product attention to all nodes within some hops, queries and keys turned by the number of hops between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ruvattn.projection import linear
+from ruvattn.running import narrowed
+from ruvattn.validation import check_bool, check_int, check_positive
+
+from ..graph import Graph
+from ..scores import MOST_HOPS, HopRotaryScore
+from .base import GraphVariant
+
+__all__ = ["GraphRoPEAttention"]
+
+
+class GraphRoPEAttention(GraphVariant):
+    """Attention with rotary position embeddings (Su et al., 2021, "RoFormer", eq. 14–16), where a position is a distance in the graph.
+
+    ``α_ij = softmax_j (W_q x_i)·R(h_ij)(W_k x_j) / √C`` over all nodes j that reach node i along at most `max_hops` edges, h_ij the least number of
+    edges that it takes, and ``out_i = Σ_j α_ij W_v x_j`` for each head; then the heads beside each other or their mean, plus W_skip x_i. R(h) turns
+    columns p and p + ⌊C/2⌋ of a head by the angle h·base^(−2p/C).
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width of the features of a node.
+    num_heads : int, default 1
+        Number of heads H.
+    max_hops : int, default 2
+        How far `forward_graph` and `forward_neighborhood` look, at least 1. The nodes in reach are found once for each `Graph`.
+    base : float, default 10000
+        Above 0.
+    root_weight : bool, default True
+        Whether W_skip x_i is added to the output.
+    add_self_loops : bool, default True
+        Whether a node attends to itself too, at 0 hops.
+    head_dim, key_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+        As for `ruvattn_graph.GraphVariant`; W_q, W_k, W_v and W_skip each have a bias.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option has a value that makes no sense.
+
+    Notes
+    -----
+    Weights and features of edges are not looked at, since most pairs in reach have no edge; the weights that `forward_graph` returns are those of
+    the pairs, in the order of ``graph_of(graph).edge_index``. What is farther than 4096 hops counts as so far. In a bipartite graph, and in a call
+    without a graph, ``variant(q, k, v)`` or `forward_with_edges`, a query and the keys it sees are one hop apart, and weights count.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> layer = ruvattn.create("graph-rope", embed_dim=8, num_heads=2, max_hops=3)
+    >>> layer.forward_graph(np.eye(8, dtype=np.float32), [(0, 1), (1, 2)]).shape
+    (8, 8)
+    """
+
+    attention_type = "graph-rope"
+    leaves_out = ("edge_dim",)
+    follows_edges = False
+
+    def __init__(
+        self, embed_dim: int, num_heads: int = 1, *, max_hops: int = 2, base: float = 10000.0, root_weight: bool = True, add_self_loops: bool = True,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self._hops, self._base = check_int(max_hops, "max_hops", 1), check_positive(base, "base")
+        self._root = check_bool(root_weight, "root_weight")
+        own = {"max_hops": self._hops, "base": self._base, "root_weight": self._root}
+        super().__init__(embed_dim, num_heads, add_self_loops=add_self_loops, own=own, **options)
+
+    @property
+    def neighborhood_hops(self) -> int:
+        """How many edges a neighbourhood extends over: `max_hops`."""
+        return self._hops
+
+    def make_parameters(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        """Fill ``W_q``, ``W_k``, ``W_v`` and ``W_skip`` with their biases."""
+        shapes = {"q": (self.embed_dim, self.width), "k": (self.key_dim, self.width), "v": (self.key_dim, self.width)}
+        if self._root:
+            shapes["skip"] = (self.embed_dim, self.output_dim(0))
+        for name, shape in shapes.items():
+            self.add_weights(f"W_{name}", rng, shape, dtype)
+            if self.config.options["bias"]:
+                self.add_bias(f"b_{name}", shape[1], dtype)
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return W_q q + b_q, W_k k + b_k and W_v v + b_v.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k, v : ndarray, (..., L, H·C)
+            In the compute dtype.
+        """
+        q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
+        return q, k, v
+
+    def make_score(self) -> HopRotaryScore:
+        """Return the score of one hop."""
+        return HopRotaryScore(self._base, max_hops=1)
+
+    def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the queries, and the hops of each edge, which are its features, as a term of the score."""
+        if attr is None:
+            return super().along_edges(q, attr)
+        farthest = min(int(attr.max(initial=1)), MOST_HOPS)
+        return q, {"score": HopRotaryScore(self._base, max_hops=farthest, edge_terms=1), "edge_terms": attr}
+
+    def graph_of(self, given: Graph) -> Graph:
+        """Return the pairs in reach, whose features are their hops; of a bipartite graph, its edges."""
+        if given.is_bipartite:
+            return given
+
+        def reached() -> Graph:
+            pairs = given.k_hop(self._hops)
+            found = Graph.of(pairs, edge_attr=pairs.hops[:, None])
+            return found.with_self_loops("add", fill_value=0.0) if self._loops else found
+
+        return given._keep(("rope", self._hops, self._loops), reached)
+
+    def edge_features(self, graph: Graph, dtype: np.dtype[Any]) -> np.ndarray | None:
+        """Return the hops of each edge, (E, 1); None where all are one hop long."""
+        return None if graph.is_bipartite else graph.csr_edge_attr(dtype)
+
+    def hop_features(self, hops: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+        """Return the hops, (n, 1)."""
+        return hops[:, None].astype(dtype)
+
+    def sees_itself(self, graph: Graph, node: int) -> bool:
+        """Tell whether a node attends to itself, which it does by option alone."""
+        return self._loops
+
+    def forward_neighborhood(
+        self, node: int, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, threads: int | None = None
+    ) -> np.ndarray:
+        """Attend with one node to all nodes within `max_hops`: the node's row of `forward_graph`.
+
+        Parameters
+        ----------
+        node : int
+            The node; of a bipartite graph, the destination.
+        x : array, (N, embed_dim), or pair of arrays
+            Features of all nodes.
+        edge_index : array of int, (2, E), list of pairs, `Graph` or whatever `forward_graph` takes
+            The edges.
+        edge_attr, edge_weight : None
+            There is no use for them, but for the weights of a bipartite graph.
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        ndarray, (V',)
+            The output of the node.
+
+        Raises
+        ------
+        AttentionError
+            As for `forward_graph`.
+        """
+        if isinstance(x, tuple) or edge_attr is not None:
+            return super().forward_neighborhood(node, x, edge_index, edge_attr, edge_weight=edge_weight, threads=threads)
+        return self.forward_k_hop(node, x, edge_index, self._hops, threads=threads)
+
+    def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
+        """Return the heads beside each other or their mean, plus W_skip x_i."""
+        made = self.heads_together(merged)
+        if self._root:
+            own = linear(inputs[0], self._arrays["W_skip"], self._arrays.get("b_skip"))
+            own += made
+            made = own
+        return self.project_output(narrowed(made, inputs[0].dtype), inputs[0].dtype, out)

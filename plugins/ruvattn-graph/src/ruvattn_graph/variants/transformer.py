@@ -1,0 +1,139 @@
+"""``graph-transformer``: dot-product attention along edges, with the features of edges in keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ruvattn.headwise import split_heads
+from ruvattn.projection import linear
+from ruvattn.running import narrowed
+from ruvattn.validation import check_bool
+
+from .base import GraphVariant
+from .parameters import per_head
+from .state import StateDict
+
+__all__ = ["GraphTransformerAttention"]
+
+
+class GraphTransformerAttention(GraphVariant):
+    """Graph transformer (Shi et al., 2021, "Masked Label Prediction: Unified Message Passing Model for Semi-Supervised Classification", eq. 3–5).
+
+    ``α_ij = softmax_j (W_q x_i)·(W_k x_j + W_edge e_ij) / √C`` over the incoming edges j → i of node i, and
+    ``m_i = Σ_j α_ij (W_v x_j + W_edge e_ij)``, for each head; then the heads beside each other or their mean, plus W_skip x_i, or
+    β W_skip x_i + (1 − β) m_i with the gate ``β = sigmoid(w_beta·[m_i, W_skip x_i, m_i − W_skip x_i])``. It equals torch-geometric's
+    ``TransformerConv``, whose ``out_channels`` is `head_dim` here.
+
+    No vector is made for an edge: (W_q x_i)·(W_edge e) is (W_edgeᵀ W_q x_i)·e, and the sum of the W_edge e is W_edge times their sum.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width of the features of a node.
+    num_heads : int, default 1
+        Number of heads H.
+    beta : bool, default False
+        Whether a gate decides between what arrives and the node's own features.
+    root_weight : bool, default True
+        Whether the node's own features are added at all.
+    head_dim, key_dim, edge_dim, concat, add_self_loops, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+        As for `ruvattn_graph.GraphVariant`; W_q, W_k, W_v and W_skip each have a bias.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option has a value that makes no sense.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> layer = ruvattn.create("graph-transformer", embed_dim=8, num_heads=2, beta=True)
+    >>> layer.forward_graph(np.eye(8, dtype=np.float32), [(0, 1), (1, 2)]).shape
+    (8, 8)
+    """
+
+    attention_type = "graph-transformer"
+
+    def __init__(self, embed_dim: int, num_heads: int = 1, *, beta: bool = False, root_weight: bool = True, **options: Any) -> None:
+        self._root, self._beta = check_bool(root_weight, "root_weight"), check_bool(beta, "beta")
+        super().__init__(embed_dim, num_heads, own={"beta": self._beta, "root_weight": self._root}, **options)
+        self._gated = self._beta and self._root
+
+    def make_parameters(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        """Fill ``W_q``, ``W_k``, ``W_v``, ``W_edge``, ``W_skip`` with their biases, and ``w_beta``."""
+        out = self.output_dim(0)
+        shapes = {"q": (self.embed_dim, self.width), "k": (self.key_dim, self.width), "v": (self.key_dim, self.width)}
+        if self._root:
+            shapes["skip"] = (self.embed_dim, out)
+        for name, shape in shapes.items():
+            self.add_weights(f"W_{name}", rng, shape, dtype)
+            if self.config.options["bias"]:
+                self.add_bias(f"b_{name}", shape[1], dtype)
+        if self.edge_dim is not None:
+            self.add_weights("W_edge", rng, (self.edge_dim, self.width), dtype)
+        if self._beta and self._root:
+            self.add_weights("w_beta", rng, (3 * out, 1), dtype)
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return W_q q + b_q, W_k k + b_k and W_v v + b_v.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k, v : ndarray, (..., L, H·C)
+            In the compute dtype.
+        """
+        q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
+        return q, k, v
+
+    def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the queries with W_edgeᵀ q beside them, and the features of edges, which join keys and values."""
+        if attr is None:
+            return q, {}
+        heads, rows, width = q.shape
+        wide = split_heads(np.empty((rows, heads * (width + attr.shape[1])), q.dtype), heads)
+        wide[..., :width] = q
+        wide[..., width:] = q @ per_head(self.parameter("W_edge", q.dtype), heads).swapaxes(-1, -2)
+        return wide, {"edge_attr": attr, "scale": 1 / np.sqrt(self.head_dim)}
+
+    def from_edges(self, acc: np.ndarray, attr: np.ndarray | None) -> np.ndarray:
+        """Return the heads, with the mean features of their edges multiplied by W_edge."""
+        return acc if attr is None else self.with_edge_features(acc)
+
+    def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
+        """Return the heads beside each other or their mean, and the node's own features as the options have it."""
+        dtype = inputs[0].dtype
+        made = self.heads_together(merged)
+        if self._root:
+            own = linear(inputs[0], self._arrays["W_skip"], self._arrays.get("b_skip"))
+            if self._gated:
+                weights = self.parameter("w_beta", made.dtype).reshape(3, -1)
+                # w·[m, r, m − r] with two products instead of three
+                with np.errstate(over="ignore"):
+                    gate = 1 / (1 + np.exp(-(made @ (weights[0] + weights[2]) + own @ (weights[1] - weights[2]))))[..., None]
+                made = gate * own + (1 - gate) * made
+            else:
+                own += made
+                made = own
+        return self.project_output(narrowed(made, dtype), dtype, out)
+
+    def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
+        """Return parameters by our names, given the state dict of a ``TransformerConv``."""
+        found = {}
+        for ours, theirs in (("q", "lin_query"), ("k", "lin_key"), ("v", "lin_value"), ("skip", "lin_skip")):
+            if f"W_{ours}" in self._arrays:
+                found[f"W_{ours}"] = state.matrix(f"{theirs}.weight")
+            if f"b_{ours}" in self._arrays:
+                found[f"b_{ours}"] = state.take(f"{theirs}.bias")
+        if self._gated:
+            found["w_beta"] = state.matrix("lin_beta.weight")
+        if not self._root:  # torch-geometric's layer has them all the same, and no use for them
+            for name in ("lin_skip.weight", "lin_skip.bias", "lin_beta.weight"):
+                state.drop(name)
+        return {**found, **self.common_state(state)}
