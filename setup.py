@@ -19,6 +19,7 @@ setup(
         build.Extension("ruvattn.kernels.csr", ["ruvattn/kernels/csr.pyx"], include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.tile", ["ruvattn/kernels/tile.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.edge", ["ruvattn/kernels/edge.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
+        *build.extensions("ruvattn.kernels.linear", ["ruvattn/kernels/linear.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.norm", ["ruvattn/kernels/norm.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
     ],
     cmdclass={"build_ext": build.build_ext},

@@ -21,6 +21,7 @@ from .functional import attention
 from .interfaces import Attention, AttentionConfig
 from .patterns import Pattern
 from .scores import Dot, Score, head_params
+from .threads import threads_of_call
 from .validation import (
     as_array,
     check_bool,
@@ -341,7 +342,8 @@ class HeadwiseAttention(Attention):
         if sinks is not None:
             options["sinks"] = sinks
         self._add_dropout(options, dropout, seed)
-        return self._attend(inputs, options, out, threads, _NAMES)
+        with threads_of_call(threads):  # projections too
+            return self._attend(inputs, options, out, threads, _NAMES)
 
     def forward(self, query: Any, keys: Any, values: Any) -> np.ndarray:
         """Attend with one query, which stands at the last key.

@@ -6,7 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from .isa import load_kernels
+from .threads import resolve_threads
+from .validation import clean
+
 __all__ = ["compute_dtype", "linear"]
+
+MANY_ROWS = 32
+"""From so many rows on, packing the weights takes less time than it saves."""
+
+_kernels: dict[Any, Any] = {}
+
+
+def _kernel(dtype: np.dtype[Any]) -> Any:
+    """Return the kernels for a dtype; loaded when first needed."""
+    kernel = _kernels.get(dtype)
+    if kernel is None:
+        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.linear", dtype.name)
+    return kernel
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -25,7 +42,7 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, threads: int | None = None) -> np.ndarray:
     """Return x · weight + bias, by one product of two matrices however many leading axes there are.
 
     Finite rows whose products overflow end at the largest number of the dtype: infinity would become NaN further on. Rows that are not finite
@@ -39,6 +56,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
         To be multiplied from the right.
     bias : ndarray, (M,), optional
         Added to each row.
+    threads : int, optional
+        How many threads to use at most; a few rows are left to NumPy, which has threads of its own.
 
     Returns
     -------
@@ -48,29 +67,29 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
     compute = compute_dtype(x.dtype)
     weight = weight.astype(compute, copy=False)
     rows = x.reshape(-1, x.shape[-1]).astype(compute, copy=False)
-    with np.errstate(all="ignore"):
-        made = rows @ weight
-        if bias is not None:
-            made += bias
-        if not _fits(rows, weight, bias, made):
-            over = np.flatnonzero(~np.isfinite(made).all(-1))
-            wide: np.dtype[Any] = np.dtype(np.float64 if compute == np.float32 else np.longdouble)
-            exact = rows[over].astype(wide) @ weight.astype(wide)
-            if bias is not None:
-                exact += bias
-            largest = np.finfo(compute).max
-            made[over] = np.where(np.isfinite(exact), np.clip(exact, -largest, largest), exact)
+    shift = None if bias is None else bias.astype(compute, copy=False)
+    if rows.shape[0] >= MANY_ROWS and weight.size:
+        made = np.empty((rows.shape[0], weight.shape[1]), compute)
+        source, factors = clean(rows, compute), clean(weight, compute)
+        finite = _kernel(compute).multiply(source, factors, None if shift is None else clean(shift, compute), made, resolve_threads(threads))
+    else:
+        with np.errstate(all="ignore"):
+            made = rows @ weight
+            if shift is not None:
+                made += shift
+            finite = not made.size or bool(np.isfinite(made.max()) and np.isfinite(made.min()))
+    if not finite:
+        _repair(made, rows, weight, shift)
     return made.reshape(*x.shape[:-1], made.shape[-1])
 
 
-def _fits(rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, made: np.ndarray) -> bool:
-    """Tell that all of a product is finite: by a bound where the factors are smaller than it, else by looking."""
-    if not made.size:
-        return True
-    if rows.size + weight.size < made.size:
-        bound = max(rows.max(initial=0), -rows.min(initial=0)) * np.abs(weight).sum(0).max(initial=0)
+def _repair(made: np.ndarray, rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
+    """Compute rows that are not finite once more, in wider arithmetic, and cut what is finite there to the largest number."""
+    with np.errstate(all="ignore"):
+        over = np.flatnonzero(~np.isfinite(made).all(-1))
+        wide: np.dtype[Any] = np.dtype(np.float64 if made.dtype == np.float32 else np.longdouble)
+        exact = rows[over].astype(wide) @ weight.astype(wide)
         if bias is not None:
-            bound += np.abs(bias).max(initial=0)
-        if bound < np.finfo(made.dtype).max / 2:
-            return True
-    return bool(np.isfinite(made.max()) and np.isfinite(made.min()))
+            exact += bias
+        largest = np.finfo(made.dtype).max
+        made[over] = np.where(np.isfinite(exact), np.clip(exact, -largest, largest), exact)

@@ -76,6 +76,11 @@ class Score:
     edge_terms : int or None
         How many column terms of edges the compiled form reads after the score's own: what `ruvattn.edge_attention` is given as ``edge_terms``. A call
         that brings another number of them, and one without edges brings none, is computed by `logits`. None: whoever calls sees to that.
+    leaky : {"sum", "hidden"} or None
+        What the edge engine makes itself, for all heads of a row at once, instead of calling the compiled form head by head. "sum": a logit is
+        ``LeakyReLU(row term + column terms)``, of one row term and one column term or more, sums that overflow counting as the largest number.
+        "hidden": it is ``a · LeakyReLU(q + k)``, columns of edges apart. The first parameter is the slope, at least 0, and for "hidden" the second
+        and last the vector a (Hq, D).
     symmetric : bool
         True: of a tile with queries and keys exchanged, their terms and vectors too, the logits are the same, transposed: a distance, for example.
         The compiled form is then given tiles as the engine makes them, keys as rows, where all others have to be turned around and back: that
@@ -85,6 +90,7 @@ class Score:
     splits: tuple[int, ...] | None = None
     vectors: bool = False
     edge_terms: int | None = None
+    leaky: str | None = None
     symmetric: bool = False
     params: ClassVar[dict[str, Any]] = {}
     kernels: ClassVar[dict[str, tuple[Any, Any]]] = {}
@@ -301,6 +307,7 @@ class BoundScore:
         self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
         self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
         self.forward = self._compiled(score, self.dtype) if score.edge_terms in (None, edge_terms) else None
+        self.leaky, self.slope = self._leaky(score.leaky, list(params.values()), width) if self.forward is not None else (None, 0.0)
         self.symmetric = bool(score.symmetric) and self.forward is not None
         if score.symmetric and len(self.rows) != len(self.cols):
             raise InvalidInputError(f"{name} says that it is symmetric, and has {len(self.rows)} row terms and {len(self.cols)} column terms")
@@ -330,6 +337,14 @@ class BoundScore:
         if type(forms) not in (tuple, list) or len(forms) != 2:
             raise InvalidInputError(f"{what}[{dtype.name!r}] must be a pair (forward, vjp), the second may be None, got {type(forms).__name__}")
         return check_form(forms[0], f"{what}[{dtype.name!r}]", dtype, FORWARD_SIGNATURE)
+
+    @staticmethod
+    def _leaky(kind: str | None, params: list[Any], width: int) -> tuple[str | None, float]:
+        """Return what kind of score the edge engine may make itself, and its slope."""
+        if kind is None or not params or np.ndim(params[0]) or params[0] < 0:
+            return None, 0.0
+        fits = len(params) == 2 and np.ndim(params[1]) == 2 and np.shape(params[1])[1] == width if kind == "hidden" else kind == "sum"
+        return (kind if fits else None), float(params[0])
 
     @staticmethod
     def _planes(score: Score, width: int) -> tuple[int, ...]:

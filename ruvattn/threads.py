@@ -9,6 +9,9 @@ from __future__ import annotations
 import operator
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import InvalidInputError
@@ -21,6 +24,7 @@ MAX_THREADS = 4096
 USEFUL_THREADS = max(64, 2 * (os.cpu_count() or 1))
 """No team is larger, whatever a call admits: its members would wait for one another, and each takes room for a stack."""
 
+_calls = threading.local()
 _chosen: int | None = None
 _default: int | None = None
 _serial_child = False
@@ -72,8 +76,25 @@ def get_num_threads() -> int:
 
 def resolve_threads(threads: Any) -> int:
     """Return the number of threads for a call that was given ``threads``."""
-    number = get_num_threads() if threads is None else check_threads(threads)
+    if threads is None:
+        number = getattr(_calls, "threads", None) or get_num_threads()
+    else:
+        number = check_threads(threads)
     return 1 if _serial_child else min(number, USEFUL_THREADS)
+
+
+@contextmanager
+def threads_of_call(threads: Any) -> Iterator[None]:
+    """Let a call's ``threads=`` hold for all that it calls in this thread without saying how many; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    before = getattr(_calls, "threads", None)
+    _calls.threads = check_threads(threads)
+    try:
+        yield
+    finally:
+        _calls.threads = before
 
 
 def check_threads(threads: Any) -> int:

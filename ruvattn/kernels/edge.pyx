@@ -5,10 +5,11 @@
       chunk_task        an equal share of rows and edges, whatever the degrees; rows that are longer than that leave their state in pieces
       merge_task        the pieces of a long row into one, in the order of its edges
         attend_row      tiles of up to EDGE_TILE edges: gathered dots, softmax, gathered values (edges.pxd, gather.pxd)
+        attend_heads    the same for all heads of a short row whose values lie beside each other;  attend_leaky  for additive scores
         conclude_row    normalise and write; rows whose fast result isn't finite once more
 
 Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.edges`` did) and nothing in a task can raise. What a task
-computes depends on the shape alone, never on the number of threads.
+computes depends on the shape, and on whether the heads of a row lie beside each other, never on the number of threads.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -20,7 +21,7 @@ from libc.string cimport memcpy, memset
 
 from .arrays cimport Arena, leading, offsets, reals, step, take
 from .edges cimport (
-    EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_heads, attend_row, conclude_row, key_width, rows_of_head, value_width,
+    EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_heads, attend_leaky, attend_row, conclude_row, key_width, rows_of_head, value_width,
 )
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport score_forward
@@ -110,7 +111,10 @@ cdef void chunk_task(const Edges *p, Py_ssize_t task, EdgeScratch *w) noexcept n
                 attend_piece(p, b, h + g, r, e0, e1 if e1 > e0 else e0, piece(p, task, 1, g), w)
             return
         if p.together and e0 < e1 <= e0 + EDGE_TILE:
-            attend_heads(p, b, h, r, e0, e1, states, w)
+            if p.by_key != NULL or p.hidden:
+                attend_leaky(p, b, r, e0, e1, states, w)
+            else:
+                attend_heads(p, b, h, r, e0, e1, states, w)
             for g in range(p.span):
                 conclude_row(p, b, h + g, r, e0, e1, states + g, w.o + g * p.dv, w)
             r += 1
@@ -270,6 +274,21 @@ cdef int execute(Edges *p, Py_ssize_t *item_first, int threads) except -1:
     return 0
 
 
+cdef real *heads_beside(const Edges *p) except NULL:
+    """The column terms of the keys with the heads of a key beside each other, (batch, lk, heads)."""
+    cdef Py_ssize_t b, h, j
+    cdef const real *source
+    cdef real *made = <real *>PyMem_RawMalloc((p.batch * p.lk * p.heads + 1) * sizeof(real))
+    if made == NULL:
+        raise MemoryError("no memory for the terms of the edge kernels")
+    for b in range(p.batch):
+        for h in range(p.heads):
+            source = p.cols[0] + b * p.cols_batch[0] + (h * p.cols_heads[0] // p.heads) * p.cols_head[0]
+            for j in range(p.lk):
+                made[(b * p.lk + j) * p.heads + h] = source[j * p.cols_step[0]]
+    return made
+
+
 def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.ndarray out, cnp.ndarray lse not None, cnp.ndarray scale not None,
            cnp.ndarray indptr not None, cnp.ndarray indices not None, *, Py_ssize_t set_batch=0, Py_ssize_t set_head=0,
            cnp.ndarray key_attr=None, cnp.ndarray value_attr=None, bint values_by_edge=False, object score=None, list terms=None,
@@ -287,6 +306,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     cdef int nd = q.ndim, i
     cdef Py_ssize_t batch = leading(q, 3), n, units
     cdef Py_ssize_t *tables
+    cdef real *by_key = NULL
     cdef cnp.ndarray array
     cdef object capsule
     memset(&p, 0, sizeof(p))
@@ -384,6 +404,13 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
             capsule = tuple.__getitem__(score.forward, 0)
             p.forward = <score_forward>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
             p.forward_data = PyCapsule_GetContext(capsule)
+            if score.leaky is not None and p.together and p.span == p.heads and p.span <= 8 and VLEN % p.span == 0:
+                p.slope = <real>score.slope
+                if score.leaky == "hidden":
+                    p.hidden = p.d % VLEN == 0 and p.key_attr == 0 and p.n_cols == 0 and p.slope <= 1
+                elif p.n_rows == 1 and [by_edge for _, by_edge in terms] == [False] + [True] * (p.n_cols - 1):
+                    by_key = heads_beside(&p)
+                    p.by_key = by_key
         if bias is not None:
             p.bias = reals(bias)
             p.bias_head, p.bias_edge = step(bias, nd - 3), step(bias, nd - 2)
@@ -394,6 +421,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
             offsets(weights, 2, sizeof(real), tables + 6 * batch)
         execute(&p, tables + 7 * batch, threads)
     finally:
+        PyMem_RawFree(by_key)
         PyMem_RawFree(tables)
 
 

@@ -297,18 +297,18 @@ cdef inline void gather_values(const real *s, const real *v, Py_ssize_t ldv, con
 
 # --- the same for heads that lie beside each other, each with weights of its own ------------------------------------------------
 
-cdef inline void heads_8(const real *s, Py_ssize_t lds, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, Py_ssize_t c,
+cdef inline void heads_8(const real *s, Py_ssize_t head, Py_ssize_t edge, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, Py_ssize_t c,
                          const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
-    """8·VLEN columns from column c on: that of head c / dv is weighted by row c / dv of s."""
+    """8·VLEN columns from column c on, of which column c is weighted by head c / dv."""
     cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0
-    cdef const real *s0 = s + c // dv * lds
-    cdef const real *s1 = s + (c + VLEN) // dv * lds
-    cdef const real *s2 = s + (c + 2 * VLEN) // dv * lds
-    cdef const real *s3 = s + (c + 3 * VLEN) // dv * lds
-    cdef const real *s4 = s + (c + 4 * VLEN) // dv * lds
-    cdef const real *s5 = s + (c + 5 * VLEN) // dv * lds
-    cdef const real *s6 = s + (c + 6 * VLEN) // dv * lds
-    cdef const real *s7 = s + (c + 7 * VLEN) // dv * lds
+    cdef const real *s0 = s + c // dv * head
+    cdef const real *s1 = s + (c + VLEN) // dv * head
+    cdef const real *s2 = s + (c + 2 * VLEN) // dv * head
+    cdef const real *s3 = s + (c + 3 * VLEN) // dv * head
+    cdef const real *s4 = s + (c + 4 * VLEN) // dv * head
+    cdef const real *s5 = s + (c + 5 * VLEN) // dv * head
+    cdef const real *s6 = s + (c + 6 * VLEN) // dv * head
+    cdef const real *s7 = s + (c + 7 * VLEN) // dv * head
     cdef const real *y
     cdef Py_ssize_t j
     v += c
@@ -317,14 +317,14 @@ cdef inline void heads_8(const real *s, Py_ssize_t lds, Py_ssize_t dv, const rea
         if next != NULL and j < known:
             prefetch_row(next + rows[j + skip] * ldv, 8 * VLEN)
         y = v + rows[j] * ldv
-        c0 = c0 + v_set1(s0[j]) * v_load(y)
-        c1 = c1 + v_set1(s1[j]) * v_load(y + VLEN)
-        c2 = c2 + v_set1(s2[j]) * v_load(y + 2 * VLEN)
-        c3 = c3 + v_set1(s3[j]) * v_load(y + 3 * VLEN)
-        c4 = c4 + v_set1(s4[j]) * v_load(y + 4 * VLEN)
-        c5 = c5 + v_set1(s5[j]) * v_load(y + 5 * VLEN)
-        c6 = c6 + v_set1(s6[j]) * v_load(y + 6 * VLEN)
-        c7 = c7 + v_set1(s7[j]) * v_load(y + 7 * VLEN)
+        c0 = c0 + v_set1(s0[j * edge]) * v_load(y)
+        c1 = c1 + v_set1(s1[j * edge]) * v_load(y + VLEN)
+        c2 = c2 + v_set1(s2[j * edge]) * v_load(y + 2 * VLEN)
+        c3 = c3 + v_set1(s3[j * edge]) * v_load(y + 3 * VLEN)
+        c4 = c4 + v_set1(s4[j * edge]) * v_load(y + 4 * VLEN)
+        c5 = c5 + v_set1(s5[j * edge]) * v_load(y + 5 * VLEN)
+        c6 = c6 + v_set1(s6[j * edge]) * v_load(y + 6 * VLEN)
+        c7 = c7 + v_set1(s7[j * edge]) * v_load(y + 7 * VLEN)
     v_store(o, c0)
     v_store(o + VLEN, c1)
     v_store(o + 2 * VLEN, c2)
@@ -335,17 +335,30 @@ cdef inline void heads_8(const real *s, Py_ssize_t lds, Py_ssize_t dv, const rea
     v_store(o + 7 * VLEN, c7)
 
 
-cdef inline void gather_heads(const real *s, Py_ssize_t lds, Py_ssize_t heads, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows,
-                              Py_ssize_t n, const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
-    """o[h·dv + c] = Σ_j s[h·lds + j] · v[rows[j], h·dv + c] for c < dv, a multiple of VLEN: each row is read from one end to the other."""
+cdef inline vreal head_1(const real *s, Py_ssize_t edge, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n) noexcept nogil:
+    """VLEN columns of one head."""
+    cdef vreal c0 = v_set1(0), c1 = c0
+    cdef Py_ssize_t j = 0
+    while j + 2 <= n:
+        c0 = c0 + v_set1(s[j * edge]) * v_load(v + rows[j] * ldv)
+        c1 = c1 + v_set1(s[(j + 1) * edge]) * v_load(v + rows[j + 1] * ldv)
+        j += 2
+    if j < n:
+        c0 = c0 + v_set1(s[j * edge]) * v_load(v + rows[j] * ldv)
+    return c0 + c1
+
+
+cdef inline void gather_heads(const real *s, Py_ssize_t head, Py_ssize_t edge, Py_ssize_t heads, Py_ssize_t dv, const real *v, Py_ssize_t ldv,
+                              const int *rows, Py_ssize_t n, const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
+    """o[h·dv + c] = Σ_j s[h·head + j·edge] · v[rows[j], h·dv + c] for c < dv, a multiple of VLEN: each row is read from one end to the other."""
     cdef Py_ssize_t c = 0, width = heads * dv
     while c + 8 * VLEN <= width:
         # the next columns of the same rows, or the first of the next rows: all columns of a row at once would not stay in the first-level cache
         if next != NULL and c + 16 * VLEN <= width:
-            heads_8(s, lds, dv, v, ldv, rows, n, c, v + c + 8 * VLEN, 0, n, o)
+            heads_8(s, head, edge, dv, v, ldv, rows, n, c, v + c + 8 * VLEN, 0, n, o)
         else:
-            heads_8(s, lds, dv, v, ldv, rows, n, c, next, skip, known, o)
+            heads_8(s, head, edge, dv, v, ldv, rows, n, c, next, skip, known, o)
         c += 8 * VLEN
     while c < width:
-        v_store(o + c, sum_1(s + c // dv * lds, v + c, ldv, rows, n))
+        v_store(o + c, head_1(s + c // dv * head, edge, v + c, ldv, rows, n))
         c += VLEN

@@ -19,6 +19,7 @@ from ruvattn.builtin.multihead import glorot, parameter_dtype
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.projection import compute_dtype, linear
 from ruvattn.running import narrowed
+from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_positive, check_rank, check_seed
 
 from .variants.base import GraphVariant
@@ -28,7 +29,7 @@ __all__ = ["AttentionGNNLayer"]
 
 ACTIVATIONS = ("relu", "gelu")
 
-ROWS = 1 << 12
+ROWS = 1 << 14
 """Rows that go through the feed-forward network at once: what is between its matrices is as wide as both together."""
 
 
@@ -221,6 +222,14 @@ class AttentionGNNLayer:
         if out is not None:
             out = check_out(out, given.shape, given.dtype, {"x": given, **self.parameters()})
         told = {"edge_weight": edge_weight, "seed": seed, "threads": threads}
+        with threads_of_call(threads):  # products, too
+            return self._forward(given, edge_index, edge_attr, told, out, threads)
+
+    __call__ = forward_graph
+
+    def _forward(
+        self, given: np.ndarray, edge_index: Any, edge_attr: Any, told: dict[str, Any], out: np.ndarray | None, threads: int | None
+    ) -> np.ndarray:
         if self._norm_first:
             if self.attention._check_finite:
                 check_finite(given, "x")  # a row that isn't would be NaN throughout, of no name
@@ -238,8 +247,6 @@ class AttentionGNNLayer:
             return made
         out[...] = made
         return out
-
-    __call__ = forward_graph
 
     def _norm(self, name: str, x: np.ndarray, residual: np.ndarray | None, threads: int | None) -> np.ndarray:
         compute = compute_dtype(x.dtype)

@@ -77,6 +77,7 @@ class AdditiveScore(Score):
     """
 
     splits = ()
+    leaky = "sum"
     symmetric = True  # it is a function of a sum; the engine turns around no tile that has edge terms
     kernels = _Kernels()
 
@@ -164,6 +165,7 @@ class AdditiveV2Score(Score):
     """
 
     splits = ()
+    leaky = "hidden"
     vectors = True
     kernels = _Kernels()
 

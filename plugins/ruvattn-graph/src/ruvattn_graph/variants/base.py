@@ -30,6 +30,7 @@ from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidIn
 from ruvattn.headwise import MAX_KEYS, HeadwiseAttention, merge_heads, split_heads
 from ruvattn.projection import compute_dtype, linear
 from ruvattn.running import narrowed
+from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_rank, check_seed
 
 from ..graph import Graph
@@ -353,8 +354,9 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         """
         heads, rows, _ = acc.shape
         made = split_heads(np.empty((rows, heads * self._head_dim), acc.dtype), heads)
-        np.matmul(acc[..., self._head_dim :], per_head(self.parameter("W_edge", acc.dtype), heads), out=made)
-        made += acc[..., : self._head_dim]
+        weights = per_head(self.parameter("W_edge", acc.dtype), heads)
+        for head in range(heads):
+            np.add(acc[head, :, : self._head_dim], linear(acc[head, :, self._head_dim :], weights[head]), out=made[head])
         return made
 
     def heads_together(self, merged: np.ndarray) -> np.ndarray:
@@ -592,11 +594,12 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         self._add_dropout(options, dropout, seed)
         compute = compute_dtype(q.dtype)
         weight = graph.csr_edge_weight(compute)
-        merged, context, weights = self.propagate(inputs, graph, attr, weight, options, return_weights, threads)
+        with threads_of_call(threads):  # products, too
+            merged, context, weights = self.propagate(inputs, graph, attr, weight, options, return_weights, threads)
+            made = self.complete(merged, inputs, out)
         if isinstance(context, GraphContext):
             context.graph, context.given = graph, given
         self._remember(context)
-        made = self.complete(merged, inputs, out)
         if not return_weights:
             return made
         assert weights is not None

@@ -99,7 +99,9 @@ class GraphTransformerAttention(GraphVariant):
         heads, rows, width = q.shape
         wide = split_heads(np.empty((rows, heads * (width + attr.shape[1])), q.dtype), heads)
         wide[..., :width] = q
-        wide[..., width:] = q @ per_head(self.parameter("W_edge", q.dtype), heads).swapaxes(-1, -2)
+        weights = per_head(self.parameter("W_edge", q.dtype), heads)
+        for head in range(heads):
+            wide[head, :, width:] = linear(q[head], weights[head].T)
         return wide, {"edge_attr": attr, "scale": 1 / np.sqrt(self.head_dim)}
 
     def from_edges(self, acc: np.ndarray, attr: np.ndarray | None) -> np.ndarray:
