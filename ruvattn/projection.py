@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
     """
     compute = compute_dtype(x.dtype)
     weight = weight.astype(compute, copy=False)
-    rows = x.reshape(-1, x.shape[-1]).astype(compute, copy=False)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(compute, copy=False)
     shift = None if bias is None else bias.astype(compute, copy=False)
     if rows.shape[0] >= MANY_ROWS and weight.size:
         made = np.empty((rows.shape[0], weight.shape[1]), compute)
