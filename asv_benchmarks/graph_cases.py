@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.degrees import DEGREES
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,38 +29,10 @@ BAR = 5.0
 NEGATIVE_SLOPE = 0.2
 """Of LeakyReLU, in GAT and GATv2: the default of both libraries."""
 
-EXPONENT = 0.75
-"""A node's chance of an edge falls with this power of its rank: numbers of edges then follow a power law with the exponent 1 + 1 / 0.75 = 2.33."""
-
 State = dict[str, "np.ndarray"]
 
 
 # --- edges ------------------------------------------------------------------------------------------------------------------------
-
-
-def uniform(rng: np.random.Generator, nodes: int, edges: int) -> np.ndarray:
-    """Draw edges between any two nodes."""
-    return rng.integers(0, nodes, (2, edges))
-
-
-def power_law(rng: np.random.Generator, nodes: int, edges: int) -> np.ndarray:
-    """Draw edges with few nodes in many of them, as source or as destination: at 20k/400k the first one is in 8,000 of each."""
-    import numpy as np
-
-    chances = np.arange(1, nodes + 1) ** -EXPONENT
-    chances /= chances.sum()
-    return np.stack([rng.permutation(nodes)[rng.choice(nodes, edges, p=chances)] for _ in range(2)])
-
-
-def hub(rng: np.random.Generator, nodes: int, edges: int) -> np.ndarray:
-    """Draw edges of which every other one goes to the same node."""
-    edge_index = uniform(rng, nodes, edges)
-    edge_index[1, ::2] = nodes // 3
-    return edge_index
-
-
-DEGREES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {"uniform": uniform, "power law": power_law, "hub": hub}
-"""By name, what draws edge_index, (2, edges)."""
 
 
 def community_edges(nodes: int, edges: int, size: int, *, share: float = 0.9) -> np.ndarray:
@@ -395,5 +369,5 @@ CASES = (
     Case("SAGEConv, max"),
 )
 
-HUB_CASES = tuple(Case(layer) for layer in ("GATConv", "GATv2Conv", "TransformerConv", "SAGEConv, mean", "SAGEConv, max"))
+HUB_CASES = tuple(Case(layer) for layer in ("GATConv", "GATv2Conv", "TransformerConv", "GINConv", "SAGEConv, mean", "SAGEConv, max"))
 """What is timed on a graph whose node in the middle has half of all edges, beside the uniform graph of the same size."""

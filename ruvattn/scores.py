@@ -27,6 +27,8 @@ MAX_PLANES = 16
 REST = -1
 MAX_TERMS = 32
 
+_NAMES = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}  # asking a dtype for its name takes microseconds
+
 
 @dataclass
 class Tile:
@@ -300,7 +302,11 @@ class BoundScore:
         self._q, self._k = q, k = _read_only(q), _read_only(k)
         self._group = heads // k.shape[-3]
         self._params = [{n: _of_head(value, h, self.dtype) for n, value in params.items()} for h in range(heads)]
-        flat = [np.concatenate([np.ravel(value) for value in of.values()]) if of else np.zeros(0) for of in self._params]
+        flat: list[Any]
+        if any(np.ndim(value) for value in params.values()):
+            flat = [np.concatenate([np.ravel(value) for value in of.values()]) for of in self._params]
+        else:
+            flat = [list(of.values()) for of in self._params]
         self.params = np.ascontiguousarray(flat, self.dtype).reshape(heads, -1)
         with np.errstate(all="ignore"):  # of rows that nothing attends to, too: what matters shows in the result
             rows = score.row_terms(q, row_pos)
@@ -330,7 +336,7 @@ class BoundScore:
         what = f"{type(score).__name__}.kernels"
         if not isinstance(score.kernels, dict):
             raise InvalidInputError(f"{what} must be a dict of dtype name to (forward, vjp), got {score.kernels!r}")
-        forms = score.kernels.get(dtype.name)
+        forms = score.kernels.get(_NAMES[dtype])
         if not forms:
             return None
         # A LowLevelCallable is a tuple itself.
@@ -350,6 +356,8 @@ class BoundScore:
     def _planes(score: Score, width: int) -> tuple[int, ...]:
         if score.splits is None:
             return (0, width)
+        if score.splits == ():
+            return (0,)
         try:
             splits = tuple(operator.index(n) for n in score.splits)
         except TypeError:
@@ -477,6 +485,7 @@ def check_form(form: Any, what: str, dtype: np.dtype[Any], signature: str) -> An
     return form
 
 
+@lru_cache(maxsize=16)
 def spelled(signature: str, dtype: Any) -> str:
     """Return a signature in C, for a dtype."""
     real = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]

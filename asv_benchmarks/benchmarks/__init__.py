@@ -6,7 +6,8 @@
     geometric.py   ruvattn.attention with the distances and means of ruvattn-geometric, on points that are spread and on clusters
     edges.py       ruvattn.edge_attention on graphs, and the choice of the k keys that matter most
     graph.py       the layers of ruvattn-graph along edges; building graphs, hops, sampling
-    normalization.py  ruvattn.layer_norm
+    degrees.py     how the edges of these graphs are spread over their nodes
+    layers.py     ruvattn.layer_norm, products with weights
     variants.py    ruvattn.create: every variant that the project maintains, by name
     imports.py     import time
 

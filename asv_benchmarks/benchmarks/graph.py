@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .common import THREADS, normal
+from .degrees import DEGREES
 
 WIDTH = 64
 
@@ -45,11 +46,12 @@ class _Graph:
     """One subject: `cases` names the calls; each is made for a number of threads."""
 
     cases: ClassVar[dict[str, Callable[[int], Callable[[], Any]]]]
+    threads: ClassVar[tuple[int, ...]] = THREADS
     params: ClassVar[list[list[Any]]]
     param_names: ClassVar[list[str]] = ["case", "threads"]
 
     def __init_subclass__(cls) -> None:
-        cls.params = [list(cls.cases), list(THREADS)]
+        cls.params = [list(cls.cases), list(cls.threads)]
 
     def setup(self, case: str, threads: int) -> None:
         self.call = _prepared(self.cases[case], threads)
@@ -76,9 +78,21 @@ def _forward(case: str, graph: str, *, built: bool = True, **options: Any) -> Ca
     return make
 
 
-def _method(graph: str, name: str, *arguments: Any, **options: Any) -> Callable[[int], Callable[[], Any]]:
-    """Return what makes the call of a method of a graph, whose number of threads is the graph's own."""
-    return lambda threads: partial(getattr(_graph(graph), name), *arguments, **options)
+def _layer(graph: str, **options: Any) -> Callable[[int], Callable[[], Any]]:
+    """Return what makes the call of an AttentionGNNLayer on a Graph that was made before."""
+
+    def make(threads: int) -> Callable[[], Any]:
+        import ruvattn_graph
+
+        layer = ruvattn_graph.AttentionGNNLayer(WIDTH, 4, **options)
+        return partial(layer.forward_graph, normal((GRAPHS[graph][0], WIDTH)), _graph(graph), threads=threads)
+
+    return make
+
+
+def _method(graph: str, name: str, *arguments: Any) -> Callable[[int], Callable[[], Any]]:
+    """Return what makes the call of a method of a graph that takes no number of threads and keeps nothing."""
+    return lambda _: partial(getattr(_graph(graph), name), *arguments)
 
 
 def _build(graph: str) -> Callable[[int], Callable[[], Any]]:
@@ -141,6 +155,19 @@ class ForwardOptions(_Graph):
         "edge_weight, 20k/400k": lambda threads: partial(
             _created("gat").forward_graph, normal((20_000, WIDTH)), _graph("20k/400k"), edge_weight=np.abs(normal((400_000,))), threads=threads
         ),
+        "forward_k_hop, 2 hops, 20k/400k": lambda threads: partial(
+            _created("gat").forward_k_hop, 0, normal((20_000, WIDTH)), _graph("20k/400k"), 2, threads=threads
+        ),
+    }
+
+
+class Layers(_Graph):
+    """Attention with what stands around it in a deep network: residuals, LayerNorms and two products of matrices."""
+
+    cases: ClassVar = {
+        **{f"{name}, {graph}": _layer(graph, attention=name) for name in ("gatv2", "graph-transformer") for graph in ("1k/16k", "20k/400k")},
+        "gatv2, norm first, 20k/400k": _layer("20k/400k", norm_first=True),
+        "gatv2, gelu, 20k/400k": _layer("20k/400k", activation="gelu"),
     }
 
 
@@ -151,24 +178,22 @@ class BuildGraph(_Graph):
         **{f"Graph, {graph}": _build(graph) for graph in GRAPHS},
         "self-loops, 20k/400k": lambda threads: _looped("20k/400k", threads),
         "transpose, 20k/400k": lambda threads: _transposed("20k/400k", threads),
-        "reversed, 20k/400k": _method("20k/400k", "reversed"),
-        "batch of 64 of 1k/16k": lambda threads: _batched("1k/16k", 64),
-        "locality_order, 20k/400k": _method("20k/400k", "locality_order"),
+        "Graph and reversed, 20k/400k": lambda threads: _reversed("20k/400k", threads),
+        "Graph and k_hop, 2 hops, 1k/16k": lambda threads: _hops("1k/16k", 2, threads),
     }
 
 
-class Hops(_Graph):
-    """What is reached along several edges."""
+class OneThread(_Graph):
+    """From one Graph to another, and what is reached along several edges: what takes no number of threads."""
 
+    threads: ClassVar = (1,)
     cases: ClassVar = {
+        "batch of 64 of 1k/16k": lambda _: _batched("1k/16k", 64),
+        "locality_order, 20k/400k": _method("20k/400k", "locality_order"),
         "k_hop_nodes, 2 hops, 20k/400k": _method("20k/400k", "k_hop_nodes", 0, 2),
         "k_hop_nodes, 3 hops, 200k/2M": _method("200k/2M", "k_hop_nodes", 0, 3),
         "k_hop_subgraph of 64, 2 hops, 200k/2M": _method("200k/2M", "k_hop_subgraph", np.arange(64), 2),
-        "k_hop, 2 hops, 1k/16k": _method("1k/16k", "k_hop", 2),
         "subgraph of half, 20k/400k": _method("20k/400k", "subgraph", np.arange(0, 20_000, 2)),
-        "forward_k_hop, 2 hops, 20k/400k": lambda threads: partial(
-            _created("gat").forward_k_hop, 0, normal((20_000, WIDTH)), _graph("20k/400k"), 2
-        ),
     }
 
 
@@ -210,15 +235,7 @@ def _prepared(make: Callable[[int], Callable[[], Any]], threads: int) -> Callabl
 def _edges(name: str) -> np.ndarray:
     """Return edge_index, the same in every run."""
     nodes, edges, degrees = GRAPHS[name]
-    rng = np.random.default_rng([7, nodes, edges])
-    if degrees == "power law":
-        chances = np.arange(1, nodes + 1) ** -0.75
-        chances /= chances.sum()
-        return np.stack([rng.permutation(nodes)[rng.choice(nodes, edges, p=chances)] for _ in range(2)])
-    edge_index = rng.integers(0, nodes, (2, edges))
-    if degrees == "hub":
-        edge_index[1, ::2] = nodes // 3
-    return edge_index
+    return DEGREES[degrees](np.random.default_rng([7, nodes, edges]), nodes, edges)
 
 
 @cache
@@ -254,6 +271,20 @@ def _transposed(name: str, threads: int) -> Callable[[], Any]:
 
     edge_index, nodes = _edges(name), GRAPHS[name][0]
     return lambda: ruvattn.Adjacency.from_edges(*edge_index, nodes, nodes, threads=threads)[0].transpose
+
+
+def _reversed(name: str, threads: int) -> Callable[[], Any]:
+    """Return a call that turns around a graph that was built in the call, for it keeps what it has made."""
+    import ruvattn_graph
+
+    return lambda: ruvattn_graph.Graph(_edges(name), GRAPHS[name][0], threads=threads).reversed()
+
+
+def _hops(name: str, k: int, threads: int) -> Callable[[], Any]:
+    """Return a call that finds all pairs within some hops, in a graph that was built in the call, for it keeps them."""
+    import ruvattn_graph
+
+    return lambda: ruvattn_graph.Graph(_edges(name), GRAPHS[name][0], threads=threads).k_hop(k, threads=threads)
 
 
 def _batched(name: str, number: int) -> Callable[[], Any]:

@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The edge engine, forward: each row attends to the keys that a CSR structure lists for it.
 
-    attend()            reads arrays into Edges (edges.pxd), cuts the work into tasks, runs them, serially or on a team
+    attend()            reads arrays into Edges (edge_problem.pxd), cuts the work into tasks, runs them, serially or on a team
       chunk_task        an equal share of rows and edges, whatever the degrees; rows that are longer than that leave their state in pieces
       merge_task        the pieces of a long row into one, in the order of its edges
         attend_row      tiles of up to EDGE_TILE edges: gathered dots, softmax, gathered values (edges.pxd, gather.pxd)
-        attend_heads    the same for all heads of a short row whose values lie beside each other;  attend_leaky  for additive scores
-        conclude_row    normalise and write; rows whose fast result isn't finite once more
+        attend_heads    the same for all heads of a short row;  attend_leaky  for additive scores (edge_heads.pxd)
+        conclude_row    normalise and write; rows whose fast result isn't finite once more (edge_wide.pxd)
 
 Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.edges`` did) and nothing in a task can raise. What a task
 computes depends on the shape, and on whether the heads of a row lie beside each other, never on the number of threads.
@@ -20,9 +20,9 @@ from libc.math cimport INFINITY, exp
 from libc.string cimport memcpy, memset
 
 from .arrays cimport Arena, leading, offsets, reals, step, take
-from .edges cimport (
-    EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, attend_heads, attend_leaky, attend_row, conclude_row, key_width, rows_of_head, value_width,
-)
+from .edge_heads cimport attend_heads, attend_leaky
+from .edge_problem cimport EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, key_width, rows_of_head, value_width
+from .edges cimport attend_row, conclude_row
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport score_forward
 from .vector cimport VLEN, real

@@ -297,8 +297,8 @@ cdef inline void gather_values(const real *s, const real *v, Py_ssize_t ldv, con
 
 # --- the same for heads that lie beside each other, each with weights of its own ------------------------------------------------
 
-cdef inline void heads_8(const real *s, Py_ssize_t head, Py_ssize_t edge, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows, Py_ssize_t n, Py_ssize_t c,
-                         const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
+cdef inline void heads_8(const real *s, Py_ssize_t head, Py_ssize_t edge, Py_ssize_t dv, const real *v, Py_ssize_t ldv, const int *rows,
+                         Py_ssize_t n, Py_ssize_t c, const real *next, Py_ssize_t skip, Py_ssize_t known, real *o) noexcept nogil:
     """8·VLEN columns from column c on, of which column c is weighted by head c / dv."""
     cdef vreal c0 = v_set1(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0
     cdef const real *s0 = s + c // dv * head

@@ -16,7 +16,7 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from .arrays cimport reals, step
-from .microkernel cimport Accumulators, accumulate, next_rows, store_rows
+from .microkernel cimport Accumulators, accumulate, next_rows
 from .openmp cimport RUVATTN_OPENMP, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .vector cimport VLEN, real, v_load, v_set1, v_store, v_sum, vreal
 
@@ -43,33 +43,51 @@ cdef struct Product:
     unsigned char *bad     # of each task: whether something isn't finite
 
 
-cdef inline void add_block(const int rows, const Product *p, Py_ssize_t i, Py_ssize_t j, Py_ssize_t first, Py_ssize_t depth, vreal *check) noexcept nogil:
+cdef inline void put_row(vreal a, vreal b, vreal bias0, vreal bias1, bint more, Py_ssize_t left, real *out, vreal *check) noexcept nogil:
+    """Two vectors of one row, onto what is there with ``more``; ``left`` columns of them are there to be written."""
+    cdef real s[NR]
+    cdef Py_ssize_t c
+    a = a + bias0
+    b = b + bias1
+    if left >= 2 * VLEN:
+        if more:
+            a = a + v_load(out)
+            b = b + v_load(out + VLEN)
+        v_store(out, a)
+        v_store(out + VLEN, b)
+        check[0] = check[0] + (a * v_set1(0) + b * v_set1(0))
+        return
+    v_store(s, a)
+    v_store(s + VLEN, b)
+    if more:
+        for c in range(left):
+            s[c] += out[c]
+    check[0] = check[0] + (v_load(s) * v_set1(0) + v_load(s + VLEN) * v_set1(0))
+    memcpy(out, s, left * sizeof(real))
+
+
+cdef inline void add_block(const int rows, const Product *p, Py_ssize_t i, Py_ssize_t j, Py_ssize_t first, Py_ssize_t depth,
+                           vreal *check) noexcept nogil:
     """Rows [i, i + rows) of panel j: what columns [first, first + depth) of x add."""
-    cdef Py_ssize_t nr = 2 * VLEN, r, c, left = p.m - j * nr
-    cdef real s[6 * NR]
-    cdef real *out = p.out + i * p.m + j * nr
-    cdef vreal y
-    cdef Accumulators found = accumulate(rows, p.x + i * p.x_row + first, p.x_row, 1, p.packed + (j * p.e + first) * nr, nr, depth)
-    store_rows(rows, &found, s)
-    if p.bias != NULL and first == 0:
-        for r in range(rows):
-            for c in range(2):
-                v_store(s + r * nr + c * VLEN, v_load(s + r * nr + c * VLEN) + v_load(p.bias + j * nr + c * VLEN))
-    for r in range(rows):
-        if left >= nr:
-            for c in range(2):
-                y = v_load(s + r * nr + c * VLEN)
-                if first > 0:
-                    y = y + v_load(out + r * p.m + c * VLEN)
-                check[0] = check[0] + y * v_set1(0)
-                v_store(out + r * p.m + c * VLEN, y)
-            continue
-        if first > 0:
-            for c in range(left):
-                s[r * nr + c] += out[r * p.m + c]
-        for c in range(2):
-            check[0] = check[0] + v_load(s + r * nr + c * VLEN) * v_set1(0)
-        memcpy(out + r * p.m, s + r * nr, left * sizeof(real))
+    cdef Py_ssize_t nr = 2 * VLEN, left = p.m - j * nr, m = p.m
+    cdef real *out = p.out + i * m + j * nr
+    cdef vreal b0 = v_set1(0), b1 = b0
+    cdef bint more = first > 0
+    cdef Accumulators c = accumulate(rows, p.x + i * p.x_row + first, p.x_row, 1, p.packed + (j * p.e + first) * nr, nr, depth)
+    if p.bias != NULL and not more:
+        b0 = v_load(p.bias + j * nr)
+        b1 = v_load(p.bias + j * nr + VLEN)
+    put_row(c.c00, c.c01, b0, b1, more, left, out, check)
+    if rows > 1:
+        put_row(c.c10, c.c11, b0, b1, more, left, out + m, check)
+    if rows > 2:
+        put_row(c.c20, c.c21, b0, b1, more, left, out + 2 * m, check)
+    if rows > 3:
+        put_row(c.c30, c.c31, b0, b1, more, left, out + 3 * m, check)
+    if rows > 4:
+        put_row(c.c40, c.c41, b0, b1, more, left, out + 4 * m, check)
+    if rows > 5:
+        put_row(c.c50, c.c51, b0, b1, more, left, out + 5 * m, check)
 
 
 cdef void multiply_rows(const Product *p, Py_ssize_t task) noexcept nogil:

@@ -316,6 +316,23 @@ def test_gin_drops_edges_of_negative_weight_and_says_which():
     assert_close(found, gin_by_formula(layer, x, edges, weights.edges[0]), "float64")
 
 
+@pytest.mark.parametrize("aggregation", ["max", "pool"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_maximum_is_of_the_edges_that_are_left_and_their_weights_say_which(aggregation, heads):
+    layer = with_weights(SAGEAttention(WIDTH, heads, head_dim=4, aggregation=aggregation, dtype="float64"))
+    x, edges = drawn(20, WIDTH), random_edges(20, 150)
+    weight = np.abs(drawn(150)) * (np.arange(150) % 5 > 0)
+    found, weights = layer.forward_graph(x, edges, edge_weight=weight, dropout=0.4, seed=9, return_weights=True)
+    _, whole = layer.forward_graph(x, edges, edge_weight=weight, return_weights=True)
+    kept = weights.edges != 0
+    assert 0.3 < kept.mean() < 0.7
+    np.testing.assert_allclose(weights.edges, np.where(kept, whole.edges / 0.6, 0), rtol=1e-12)
+    np.testing.assert_array_equal(layer.forward_graph(x, edges, edge_weight=weight, dropout=0.4, seed=9), found)
+    np.testing.assert_array_equal(layer.get_edge_weights().edges, weights.edges)
+    if heads == 1:
+        assert_close(found, sage_by_formula(layer, x, edges, weights.edges[0]), "float64")
+
+
 @layers
 def test_edges_are_dropped_in_training_only(layer):
     other = type(layer)(WIDTH, 2, dropout_rate=0.5, **layer.config.options)
@@ -447,6 +464,10 @@ def test_gin_takes_eps_as_it_is_in_single_precision():
     x = drawn(3, WIDTH)
     state = perceptron()
     assert_close(layer.forward_graph(x, np.zeros((2, 0), int)), by_layers(state, (1 + float(np.float32(0.3))) * x), "float64")
+    assert layer.config.options["eps"] == float(np.float32(0.3))
+    again = layer.config.create()
+    again.load_state_dict(layer.parameters())
+    np.testing.assert_array_equal(again.forward_graph(x, [(0, 1)]), layer.forward_graph(x, [(0, 1)]))
     trained = GINAttention(WIDTH, head_dim=9, hidden_dim=20, train_eps=True)
     trained.load_state_dict(perceptron(eps=-0.25))
     assert trained.parameters()["eps"].tolist() == [-0.25]

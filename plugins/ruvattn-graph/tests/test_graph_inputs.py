@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import ruvattn
 from ruvattn.errors import AttentionError, DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
@@ -377,8 +380,12 @@ BAD_EDGES = {
     "two rows in a list": ([[0, 1, 2], [1, 2, 3]], DimensionMismatchError, r"pass np.array\(edge_index\) if it has the sources first"),
     "a matrix": (np.eye(5, dtype=int), DimensionMismatchError, "scipy.sparse.csr_array"),
     "a masked array": (np.ma.array([[0], [1]]), InvalidInputError, "masked"),
-    "a graph of other nodes": (Graph([(0, 1)], 6), DimensionMismatchError, "as many nodes as there are features"),
-    "a bipartite graph": (Graph([(0, 1)], (4, 5)), DimensionMismatchError, "as many nodes as there are features"),
+    "a graph of other nodes": (Graph([(0, 1)], 6), DimensionMismatchError, "5( rows|), and the graph 6 nodes: features have a row for each node"),
+    "an adjacency of other nodes": (Graph([(0, 1)], 6).adjacency, DimensionMismatchError, "5( rows|), and the graph 6 nodes"),
+    "a matrix of other nodes": (sp.csr_array((6, 6)), DimensionMismatchError, "5( rows|), and the graph 6 nodes"),
+    "a bipartite graph": (Graph([(0, 1)], (4, 5)), DimensionMismatchError, "5( rows|), and the graph 4 sources and 5 destinations"),
+    "two lists in a tuple": (([0, 1], [1, 2]), InvalidInputError, "tuple of two must have two arrays"),
+    "a part of a graph": (Graph([(0, 1)], 5).subgraph([0, 1]), InvalidInputError, "graph is a Subgraph: pass its .graph"),
 }  # fmt: skip
 
 
@@ -394,6 +401,37 @@ def test_edges_that_are_none_are_refused(name, wrong):
     for call in calls:
         with pytest.raises(error, match=words):
             call()
+
+
+class Networkx:
+    """Stands in for the module, as far as it is asked for."""
+
+    class Graph:
+        def __init__(self, nodes, edges):
+            self.nodes, self._edges = range(nodes), edges
+
+        def edges(self, data):
+            return [(u, v, {}) for u, v in self._edges]
+
+        def is_directed(self):
+            return True
+
+
+@every_variant
+def test_a_graph_that_knows_its_nodes_is_compared_by_the_names_of_the_features(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "networkx", Networkx)
+    layer, x, edges, _ = small(name)
+    drawn = Networkx.Graph(5, edges.T.tolist())
+    expected = layer.forward_graph(x, edges)
+    for known in (drawn, Graph(edges, 5), Graph(edges, 5).adjacency, sp.coo_array((np.ones(4, bool), edges), shape=(5, 5))):
+        np.testing.assert_allclose(layer.forward_graph(x, known), expected, **close(np.float32))
+        assert layer.forward_with_edges(x, x.copy(), x, known).shape[0] == 5
+        with pytest.raises(DimensionMismatchError, match="^x has 4 rows, and the graph 5 nodes: features have a row for each node"):
+            layer.forward_graph(x[:4], known)
+        with pytest.raises(DimensionMismatchError, match="^keys has 5 rows and query 4, and the graph 5 nodes"):
+            layer.forward_with_edges(x[:4], x, x, known)
+    with pytest.raises(DimensionMismatchError, match="4 sources and 5 destinations: of a bipartite graph pass a pair"):
+        layer.forward_graph(x, Graph([(0, 1)], (4, 5)))
 
 
 # --- features ---------------------------------------------------------------------------------------------------------------------
@@ -450,7 +488,8 @@ def test_a_variant_of_two_widths_asks_for_a_pair(name):
 def test_forward_with_edges_names_what_does_not_fit(name):
     layer, x, edges, _ = small(name)
     for arrays, words in (
-        ((x[None], x, x), r"query must have 2 axes"), ((x, x[0], x), "keys must have 2 axes"), ((x, x, x[None]), "values must have 2 axes"),
+        ((x[0], x, x), r"query must have 2 axes, got shape \(6,\): a single one is query\[None\]"), ((x[None], x, x), "query must have 2 axes"),
+        ((x, x[0], x), "keys must have 2 axes"), ((x, x, x[None]), "values must have 2 axes"),
         ((x[:, 1:], x, x), "query must have width 6, got 5"), ((x, x[:, 1:], x), "keys must have width 6, got 5"),
         ((x, x, x[:4]), "values must have a row for each key: expected 5 rows, got 4"),
     ):  # fmt: skip
@@ -578,121 +617,6 @@ def test_options_that_make_no_sense_are_refused_by_name(name, options, words):
 def test_parameters_beyond_the_memory_are_a_memory_error(name):
     with pytest.raises(MemoryError, match="cannot be allocated"):
         ruvattn.create(name, embed_dim=8, head_dim=2**60)
-
-
-# --- state dicts ------------------------------------------------------------------------------------------------------------------
-
-
-def spoilt(state, how):
-    first = next(iter(state))
-    array = state[first]
-    changes = {
-        "one missing": {name: value for name, value in state.items() if name != first},
-        "one too many": {**state, "extra": array},
-        "another shape": {**state, first: array[..., :-1]},
-        "another number of axes": {**state, first: array[None]},
-        "NaN in the last": {**state, list(state)[-1]: np.full_like(state[list(state)[-1]], np.nan)},
-        "infinity in the first": {**state, first: np.full_like(array, np.inf)},
-        "text": {**state, first: np.full(array.shape, "1")},
-        "complex numbers": {**state, first: array.astype(complex)},
-        "None": {**state, first: None},
-        "a name that is a number": {**state, 3: array},
-        "nothing": {},
-        "a list": list(state.items()),
-        "None at all": None,
-    }
-    return changes[how]
-
-
-@pytest.mark.parametrize(
-    "how",
-    ["one missing", "one too many", "another shape", "another number of axes", "NaN in the last", "infinity in the first", "text", "complex numbers",
-     "None", "a name that is a number", "nothing", "a list", "None at all"],
-)  # fmt: skip
-@every_form
-def test_a_state_dict_that_is_wrong_changes_nothing(name, form, how):
-    layer = draw(name, form)
-    state = {parameter: array + 1 for parameter, array in layer.parameters().items()}
-    before = {parameter: array.copy() for parameter, array in layer.parameters().items()}
-    with pytest.raises((InvalidInputError, DimensionMismatchError), match="state|must have shape|finite"):
-        layer.load_state_dict(spoilt(state, how))
-    assert all(same_bits(array, before[parameter]) for parameter, array in layer.parameters().items())
-
-
-@every_variant
-def test_numbers_beyond_the_dtype_of_the_parameters_are_refused(name):
-    layer = draw(name)
-    last = list(layer.parameters())[-1]
-    state = {parameter: array.astype(np.float64) + 1 for parameter, array in layer.parameters().items()}
-    before = {parameter: array.copy() for parameter, array in layer.parameters().items()}
-    state[last][...] = 1e300
-    with pytest.raises(InvalidInputError, match=f"{last} in state has numbers that aren't finite in float32"):
-        layer.load_state_dict(state)
-    assert all(same_bits(array, before[parameter]) for parameter, array in layer.parameters().items())
-
-
-@every_variant
-def test_parameters_may_change_places(name):
-    layer = draw(name, dtype="float64")
-    before = {parameter: array.copy() for parameter, array in layer.parameters().items()}
-    pairs = [(a, b) for a in before for b in before if a < b and before[a].shape == before[b].shape]
-    for a, b in pairs:
-        layer.load_state_dict({**layer.parameters(), a: layer.parameters()[b], b: layer.parameters()[a]})
-        assert same_bits(layer.parameters()[a], before[b])
-        assert same_bits(layer.parameters()[b], before[a])
-        layer.load_state_dict(before)
-
-
-THEIRS = {
-    "gat": {"W": "lin.weight", "a_src": "att_src", "a_dst": "att_dst", "a_edge": "att_edge", "W_edge": "lin_edge.weight",
-            "W_res": "res.weight", "b": "bias"},
-    "gatv2": {"W_src": "lin_l.weight", "b_src": "lin_l.bias", "W_dst": "lin_r.weight", "b_dst": "lin_r.bias", "a": "att", "W_edge": "lin_edge.weight",
-              "W_res": "res.weight", "b": "bias"},
-    "graph-transformer": {"W_q": "lin_query.weight", "b_q": "lin_query.bias", "W_k": "lin_key.weight", "b_k": "lin_key.bias",
-                          "W_v": "lin_value.weight", "b_v": "lin_value.bias", "W_skip": "lin_skip.weight", "b_skip": "lin_skip.bias",
-                          "W_edge": "lin_edge.weight", "w_beta": "lin_beta.weight"},
-}  # fmt: skip
-
-
-class Tensor:
-    """As far as torch's go: to be taken off its graph and its device first."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def detach(self):
-        return self
-
-    def cpu(self):
-        return self
-
-    def numpy(self):
-        return self.array
-
-
-@pytest.mark.parametrize(("name", "form"), [(name, form) for name, form in EVERY if name in THEIRS])
-@pytest.mark.parametrize("kind", [np.asarray, Tensor, np.float64])
-def test_state_dicts_of_torch_geometric_are_read_by_its_names_and_turned(name, form, kind):
-    source, layer = draw(name, form, seed=1), draw(name, form, seed=2)
-    state = {}
-    for parameter, array in source.parameters().items():
-        theirs = array.T if parameter.startswith(("W", "w")) else array[None] if parameter.startswith("a") else array
-        state[THEIRS[name][parameter]] = kind(theirs)
-    layer.load_state_dict(state)
-    assert all(same_bits(array, source.parameters()[parameter]) for parameter, array in layer.parameters().items())
-    wrong = {**state, "lin_other.weight": np.ones(3)}
-    with pytest.raises(InvalidInputError, match="state has 'lin_other.weight', which this"):
-        layer.load_state_dict(wrong)
-    missing = dict(list(state.items())[1:])
-    with pytest.raises(InvalidInputError, match=f"state must have '{next(iter(state))}' for this '{name}'"):
-        layer.load_state_dict(missing)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in THEIRS])
-def test_variants_that_torch_geometric_does_not_have_say_so(name):
-    layer = draw(name)
-    with pytest.raises(InvalidInputError, match=f"'{name}' has no counterpart in torch-geometric"):
-        layer.load_state_dict({"lin.weight": np.ones((3, 3))})
 
 
 def test_every_variant_is_tried():

@@ -173,6 +173,15 @@ def test_without_attributes_what_they_would_be_makes_no_other_graph():
     assert graph.with_self_loops("replace", "mean") is graph.with_self_loops("replace", 3.0)
 
 
+@pytest.mark.parametrize("change", [lambda batch: batch.with_self_loops(), lambda batch: batch.without_self_loops(), lambda batch: batch.k_hop(2)])
+def test_a_batch_with_other_edges_comes_apart_by_nodes(change):
+    batch = change(Graph.batch([Graph([(0, 0), (0, 1)]), Graph([(1, 2)])]))
+    assert batch.graph_ptr.tolist() == [0, 2, 5]
+    assert [part.tolist() for part in batch.unbatch(np.arange(5))] == [[0, 1], [2, 3, 4]]
+    with pytest.raises(InvalidInputError, match="of must be about nodes for a batch whose edges aren't those that Graph.batch put together"):
+        batch.unbatch(np.zeros(batch.num_edges), of="edges")
+
+
 def test_a_graph_that_was_made_otherwise_has_no_parent():
     assert GRAPH.parent_edges is None
     assert GRAPH.reversed().parent_edges is None

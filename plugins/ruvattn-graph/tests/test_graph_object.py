@@ -548,6 +548,27 @@ def test_bipartite_graphs_make_a_bipartite_batch():
     assert [part.size for part in batch.unbatch(np.zeros(5), of="destinations")] == [2, 3]
 
 
+def test_graphs_in_the_order_of_their_adjacency_make_a_batch():
+    part = Graph(EDGES).subgraph([0, 1, 2]).graph
+    assert part.order.tolist() == list(range(part.num_edges))
+    batch = Graph.batch([part, Graph(EDGES), part])
+    expected = np.concatenate([part.edge_index, EDGES + 3, part.edge_index + 8], axis=1)
+    assert batch.edge_index.tolist() == expected.tolist()
+
+
+def test_the_reverse_of_a_bipartite_batch_comes_apart_the_other_way_round():
+    batch = Graph.batch([Graph([(3, 0)], (4, 2)), Graph([(0, 2)], (1, 3))]).reversed()
+    assert [part.size for part in batch.unbatch(np.zeros(5), of="sources")] == [2, 3]
+    assert [part.size for part in batch.unbatch(np.zeros(5), of="destinations")] == [4, 1]
+    assert [part.size for part in batch.unbatch(np.zeros(2), of="edges")] == [1, 1]
+
+
+def test_where_graphs_of_a_batch_begin_survives_pickling_and_cannot_be_written():
+    again = pickle.loads(pickle.dumps(Graph.batch(batch_of_three())))
+    assert again.graph_ptr.tolist() == [0, 6, 8, 10]
+    assert not again.graph_ptr.flags.writeable
+
+
 def test_a_batch_takes_what_a_graph_can_be_made_of():
     assert Graph.batch([[(0, 1)], EDGES]).num_nodes == 7
 

@@ -67,7 +67,27 @@ def test_an_edge_index_is_read_as_the_constructor_does():
 def test_a_list_has_pairs_of_source_and_destination():
     assert Graph.of([(2, 0), (0, 1)]).edge_index.tolist() == [[2, 0], [0, 1]]
     assert Graph.of([[2, 0], [0, 1]]).edge_index.tolist() == [[2, 0], [0, 1]]
-    assert Graph.of(((2, 0), (0, 1))).edge_index.tolist() == [[2, 0], [0, 1]]
+    assert Graph.of(((2, 0), (0, 1), (1, 2))).edge_index.tolist() == [[2, 0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("two", "kinds"),
+    [
+        (([0, 5], [1, 2]), r"\(list, list\)"),
+        (((0, 5), (1, 2)), r"\(tuple, tuple\)"),
+        (([0, 5, 3], [1, 2, 4]), r"\(list, list\)"),
+        (([0, 5], np.array([1, 2])), r"\(list, ndarray\)"),
+        (([], []), r"\(list, list\)"),
+    ],
+)
+def test_a_tuple_of_two_lists_could_be_pairs_or_ends_and_is_refused(two, kinds):
+    with pytest.raises(InvalidInputError, match=rf"tuple of two must have two arrays.*got {kinds}: pass np.array\(edge_index\).*list\(edge_index\)"):
+        Graph(two)
+
+
+def test_pairs_that_are_ragged_in_themselves_are_named():
+    with pytest.raises(DimensionMismatchError, match=r"must have \(source, destination\) pairs, got"):
+        Graph([(0, 1), [[1], [2, 3]]])
 
 
 def test_an_array_of_two_by_two_is_an_edge_index():
@@ -80,6 +100,32 @@ def test_a_tuple_of_arrays_has_sources_and_destinations():
     assert Graph.of(adjacency.nonzero()).edge_index.tolist() == [[0, 2], [1, 0]]
     with pytest.raises(DimensionMismatchError, match="as many sources as destinations, got 2 and 3"):
         Graph.of((np.arange(2), np.arange(3)))
+
+
+def test_an_array_of_no_entries_is_a_graph_without_edges():
+    graph = Graph(np.empty(0), 3)
+    assert (graph.num_nodes, graph.num_edges, graph.edge_index.shape) == (3, 0, (2, 0))
+
+
+def test_a_part_of_a_graph_says_where_its_graph_is():
+    part = Graph(EDGES).subgraph([0, 2])
+    with pytest.raises(InvalidInputError, match="graph is a Subgraph: pass its .graph, and the features of its .nodes"):
+        Graph.of(part)
+
+
+def test_an_adjacency_has_rows_that_are_destinations():
+    adjacency = Graph(EDGES).adjacency
+    for graph in (Graph.of(adjacency), Graph.of(adjacency, 3)):
+        assert edges_of(graph) == sorted(map(tuple, EDGES.T.tolist()))
+        assert (graph.num_nodes, graph.is_bipartite) == (3, False)
+    assert Graph.of(adjacency, (3, 3)).is_bipartite
+    with pytest.raises(DimensionMismatchError, match="num_nodes is 4, and graph has 3 keys and 3 rows: leave num_nodes out"):
+        Graph.of(adjacency, 4)
+
+
+def test_an_adjacency_of_two_sizes_is_bipartite():
+    graph = Graph.of(Graph([(3, 0), (1, 1)], (4, 2)).adjacency)
+    assert (graph.num_sources, graph.num_destinations, graph.is_bipartite) == (4, 2, True)
 
 
 def test_a_graph_that_gets_nothing_new_is_returned_itself():
@@ -298,6 +344,7 @@ def test_attributes_are_those_of_the_edges_as_they_were_read():
 
 def test_networkx_knows_its_number_of_nodes():
     assert Graph.of(nx.path_graph(3), 3).num_nodes == 3
+    assert Graph.of(nx.path_graph(3), (3, 3)).is_bipartite
     with pytest.raises(DimensionMismatchError, match="num_nodes is 4, and graph has 3 nodes"):
         Graph.of(nx.path_graph(3), 4)
 
@@ -356,6 +403,32 @@ def test_a_tensor_that_makes_no_array_is_named():
     broken.cpu = lambda: broken
     with pytest.raises(InvalidInputError, match="edge_index can't be made an array: Can't call numpy"):
         Graph(broken)
+
+
+def test_a_sparse_tensor_is_told_how_to_become_edges():
+    sparse = Tensor(EDGES)
+    sparse.layout = "torch.sparse_csr"
+    sparse.numpy = sparse.cpu
+    sparse.cpu = lambda: Tensor(EDGES).detach()
+    with pytest.raises(InvalidInputError, match=r"edge_index can't be made an array: .* an adjacency take .to_sparse_coo\(\).coalesce\(\).indices"):
+        Graph(sparse)
+    with pytest.raises(InvalidInputError, match=r"edge_attr can't be made an array: .*: convert it with .to_dense\(\)"):
+        Graph(EDGES, edge_attr=sparse)
+
+
+def test_a_batch_of_data_stays_a_batch():
+    graph = Graph.of(SimpleNamespace(edge_index=EDGES, num_nodes=5, ptr=Tensor([0, 3, 5])))
+    assert graph.graph_ptr.tolist() == [0, 3, 5]
+    assert [part.tolist() for part in graph.unbatch(np.arange(5))] == [[0, 1, 2], [3, 4]]
+    with pytest.raises(InvalidInputError, match="of must be about nodes"):
+        graph.unbatch(WEIGHT, of="edges")
+
+
+@pytest.mark.parametrize(
+    "ptr", [[0, 3], np.array([0, 2, 4]), np.array([1, 3]), np.array([0, 2, 1, 3]), np.array([0.0, 3.0]), np.zeros((1, 2), int), "ptr"]
+)
+def test_another_ptr_of_data_is_something_else(ptr):
+    assert Graph.of(SimpleNamespace(edge_index=EDGES, num_nodes=3, ptr=ptr)).graph_ptr is None
 
 
 def test_several_kinds_of_edges_are_no_graph():

@@ -91,7 +91,7 @@ def test_edges_are_shown_as_the_readme_has_them(tmp_path, monkeypatch, capsys):
 def test_every_bad_input_of_the_example_is_an_error_of_its_own(tmp_path, monkeypatch, capsys):
     run(example_with("AttentionError"), tmp_path, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
-    words = ["got 4 at edge 0", "got -1 at edge 0", "float64", "edge_index.T", "as many nodes", "number names"]
+    words = ["got 4 at edge 0", "got -1 at edge 0", "float64", "edge_index.T", "x has 4 rows, and the graph 2 nodes", "number names"]
     assert len(lines) == len(words)
     for line, word in zip(lines, words, strict=True):
         assert word in line
@@ -379,11 +379,14 @@ def test_dropout_drops_nothing_until_the_layer_trains_or_the_call_says_so(name):
 # --- what stands in other sections ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_made_of_a_batch_is_no_batch():
+def test_a_batch_with_other_edges_is_a_batch_of_nodes_still():
     batch = Graph.batch([EDGES, EDGES])
-    assert batch.graph_ptr.tolist() == [0, 4, 8]
-    with pytest.raises(InvalidInputError, match="unbatch"):
-        batch.without_self_loops().unbatch(np.zeros(8))
+    for other in (batch.with_self_loops(), batch.without_self_loops(), batch.reversed(), batch.k_hop(2)):
+        assert other.graph_ptr.tolist() == [0, 4, 8]
+        assert [part.size for part in other.unbatch(np.zeros(8))] == [4, 4]
+    with pytest.raises(InvalidInputError, match="of must be about nodes"):
+        batch.with_self_loops().unbatch(np.zeros(batch.with_self_loops().num_edges), of="edges")
+    assert [part.size for part in batch.reversed().unbatch(batch.reversed().edge_index[0], of="edges")] == [batch.num_edges // 2] * 2
 
 
 @every_variant

@@ -227,10 +227,15 @@ def test_out_is_written_and_returned(combine):
 
 def test_a_read_only_input_is_fine_and_nothing_is_written_to_inputs():
     adjacency = adjacency_of(DEGREES, KEYS)
-    x, weight = drawn(KEYS, 9), np.ones(adjacency.num_edges)
+    x, weight = drawn(KEYS, 9), np.random.default_rng(1).random(adjacency.num_edges)
+    before = [array.copy() for array in (x, weight, adjacency.indptr, adjacency.indices)]
+    expected = [segment_sum(x, adjacency, edge_weight=weight), segment_mean(x, adjacency, edge_weight=weight), segment_max(x, adjacency)]
+    for array, copy in zip((x, weight, adjacency.indptr, adjacency.indices), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
     x.flags.writeable = weight.flags.writeable = False
-    segment_sum(x, adjacency, edge_weight=weight)
-    segment_max(x, adjacency)
+    found = [segment_sum(x, adjacency, edge_weight=weight), segment_mean(x, adjacency, edge_weight=weight), segment_max(x, adjacency)]
+    for array, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(array, same)
 
 
 SCRIPT = """

@@ -8,12 +8,13 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import ruvattn
-from ruvattn.errors import InvalidInputError, UnsupportedError
+from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 
 pytest.importorskip("ruvattn_graph", reason="pip install ./plugins/ruvattn-graph first")
 from graph_oracle import (
@@ -40,6 +41,7 @@ from graph_oracle import (
 )
 
 from ruvattn_graph import Graph
+from ruvattn_graph.variants import rope
 
 FLOATS = ("float32", "float64")
 every_form = pytest.mark.parametrize(("name", "form"), EVERY)
@@ -281,6 +283,47 @@ def test_one_hop_of_a_simple_graph_is_the_neighbourhood(name):
         np.testing.assert_allclose(found, layer.forward_neighborhood(node, x, edges), **close(np.float32))
 
 
+def test_rope_s_neighbourhood_in_a_bipartite_graph_is_its_edges_however_features_are_passed():
+    layer = draw("graph-rope", "plain")
+    edges = np.array([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
+    x, _ = features(layer, 6, 0)
+    ring = Graph(edges, (6, 6))
+    found = np.stack([layer.forward_neighborhood(node, x, ring) for node in range(6)])
+    np.testing.assert_allclose(found, layer.forward_graph(x, ring), **close(np.float32))
+
+
+def test_rope_s_neighbourhood_takes_one_weight_for_each_edge_or_none():
+    layer = draw("graph-rope", "plain")
+    x, _ = features(layer, 3, 0)
+    with pytest.raises(DimensionMismatchError, match="edge_weight"):
+        layer.forward_neighborhood(0, x, [(1, 0), (2, 0)], edge_weight=[1.0])
+
+
+def test_rope_refuses_more_pairs_than_it_can_keep(monkeypatch):
+    monkeypatch.setattr(rope, "MOST_PAIRS", 5)
+    layer = draw("graph-rope", "plain")
+    x, _ = features(layer, 4, 0)
+    chain = [(0, 1), (1, 2), (2, 3)]
+    assert len(layer.forward_graph(x, chain)) == 4
+    with pytest.raises(InputTooLargeError, match="max_hops is 2, for which there are more than 5 pairs"):
+        layer.forward_graph(x, [*chain, (3, 0)])
+
+
+@pytest.mark.parametrize(("loops", "bytes_a_pair"), [(True, 12), (False, 8)])
+def test_rope_keeps_few_bytes_of_each_pair_in_reach(loops, bytes_a_pair):
+    layer = draw("graph-rope", "plain", add_self_loops=loops)
+    built = Graph(np.random.default_rng(0).integers(0, 4000, (2, 32_000)), 4000)
+    layer.graph_of(Graph([(0, 1)]))
+    tracemalloc.start()
+    try:
+        found = layer.graph_of(built)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.num_edges > 200_000
+    assert kept < (bytes_a_pair + 1) * found.num_edges
+
+
 def test_rope_s_neighbourhood_is_that_of_its_hops():
     for form, hops in (("plain", 2), ("one hop", 1), ("three hops", 3)):
         layer = draw("graph-rope", form)
@@ -479,6 +522,33 @@ def test_its_own_parameters_are_a_state_dict(name, form):
     x, _ = features(layer, nodes, 0)
     assert same_bits(other.forward_graph(x, edges), layer.forward_graph(x, edges))
     assert not any(np.shares_memory(a, b) for a in layer.parameters().values() for b in other.parameters().values())
+
+
+@every_form
+def test_a_state_with_a_parameter_too_few_or_too_many_is_told_in_its_own_names(name, form):
+    layer = draw(name, form)
+    state = dict(layer.parameters())
+    first = next(iter(state))
+    missing = {key: array for key, array in state.items() if key != first}
+    with pytest.raises(InvalidInputError, match=f"state lacks '{first}', which this '{name}' has: "):
+        layer.load_state_dict(missing)
+    with pytest.raises(InvalidInputError, match=f"state lacks '{first}', which this '{name}' has, and has 'extra', which it does not"):
+        layer.load_state_dict({**missing, "extra": np.ones(2)})
+    with pytest.raises(InvalidInputError, match=f"state has 'extra', which this '{name}' does not have"):
+        layer.load_state_dict({**state, "extra": np.ones(2)})
+
+
+@every_variant
+@pytest.mark.parametrize("prefix", ["conv1.", "model.conv1."])
+def test_of_a_layer_in_a_model_the_prefix_is_named(name, prefix):
+    layer = draw(name)
+    with pytest.raises(InvalidInputError, match=f"all of them begin with '{prefix}'.*removeprefix"):
+        layer.load_state_dict({prefix + key: array for key, array in layer.parameters().items()})
+
+
+def test_no_prefix_is_named_that_leaves_a_state_as_wrong_as_it_was():
+    with pytest.raises(InvalidInputError, match="must have 'lin.weight'"):
+        ruvattn.create("gat", embed_dim=4).load_state_dict({"lin.bias": np.ones(4), "lin.other": np.ones(4)})
 
 
 @every_variant

@@ -28,6 +28,7 @@ from graph_oracle import (
 )
 
 from ruvattn_graph import EdgeWeights, Graph, GraphContext
+from ruvattn_graph.variants.context import weights_by_edge
 
 every_variant = pytest.mark.parametrize("name", NAMES)
 ALONG_EDGES = [name for name in NAMES if name != "graph-rope"]  # graph-rope attends along pairs of its own, whose weights are tested with its hops
@@ -255,6 +256,26 @@ def test_a_seed_drops_the_same_again_and_another_one_others(name):
     assert same_bits(call(dropout=0.0, seed=1), call())
 
 
+CALLS = {
+    "neighbourhood": lambda layer, x, **options: layer.forward_neighborhood(0, x, [(i, 0) for i in range(len(x))], **options),
+    "hops": lambda layer, x, **options: layer.forward_k_hop(0, x, [(i, 0) for i in range(len(x))], 1, **options),
+    "edges": lambda layer, x, **options: layer.forward_with_edges(x[:1], x, x, [(i, 0) for i in range(len(x))], **options),
+}
+
+
+@every_variant
+@pytest.mark.parametrize("call", CALLS)
+def test_other_calls_along_edges_drop_weights_too(name, call):
+    layer, run = draw(name), CALLS[call]
+    x = np.random.default_rng(0).standard_normal((30, EMBED), dtype=np.float32)
+    plain, dropped = run(layer, x), run(layer, x, dropout=0.5, seed=1)
+    assert not np.array_equal(dropped, plain)
+    assert same_bits(run(layer, x, dropout=0.5, seed=1), dropped)
+    assert not np.array_equal(run(layer, x, dropout=0.5, seed=2), dropped)
+    layer.training = True
+    assert same_bits(run(layer, x, dropout=0.0), plain)
+
+
 @every_variant
 def test_dropout_is_for_training(name):
     layer, x, edges, attr = case(name, dropout_rate=0.5)
@@ -387,6 +408,32 @@ def test_a_matrix_that_would_be_too_large_is_refused(name):
     with pytest.raises(InputTooLargeError, match="2 × 12,000 × 12,000 numbers: get_edge_weights has one for each edge"):
         layer.get_attention_weights()
     assert layer.get_edge_weights().edges.shape == (HEADS, 2)
+
+
+def test_a_matrix_that_would_be_too_large_is_refused_before_weights_are_computed(monkeypatch):
+    layer = draw("gat")
+    layer.forward_graph(np.ones((12_000, EMBED), np.float32), [(0, 1), (1, 2)])
+    computed = []
+    monkeypatch.setattr(GraphContext, "_by_csr_edge", lambda context, threads: computed.append(context))
+    with pytest.raises(InputTooLargeError):
+        layer.get_attention_weights()
+    assert not computed
+
+
+@pytest.mark.parametrize("how", ["replace", "add", "missing"])
+@pytest.mark.parametrize("num_nodes", [5, (5, 4), (4, 6)])
+def test_weights_of_loops_come_apart_from_those_of_the_edges(how, num_nodes):
+    edges = np.array([[3, 1, 2, 1, 0, 3], [0, 1, 3, 1, 2, 3]])
+    parent = Graph(edges, num_nodes)
+    looped = parent.with_self_loops(how)
+    weights = np.arange(1.0, 2 * looped.num_edges + 1).reshape(2, -1)
+    in_order, parents = looped.to_given_order(weights, axis=-1), looped.parent_edges
+    expected = EdgeWeights(np.zeros((2, 6)), np.zeros((2, parent.num_destinations)))
+    for e, (number, node) in enumerate(zip(parents, looped.edge_index[1], strict=True)):
+        (expected.loops[:, node] if number < 0 else expected.edges[:, number])[:] = in_order[:, e]
+    found = weights_by_edge(weights, looped, parent)
+    np.testing.assert_array_equal(found.edges, expected.edges)
+    np.testing.assert_array_equal(found.loops, expected.loops)
 
 
 @along_edges

@@ -288,6 +288,8 @@ class OrderedEdges:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
+            if isinstance(value, tuple):
+                value = tuple(frozen(part) if isinstance(part, np.ndarray) else part for part in value)
             setattr(self, name, frozen(value) if isinstance(value, np.ndarray) else value)
         self._kept = {}
 

@@ -42,7 +42,7 @@ class Graph(OrderedEdges):
     ----------
     edge_index : array of int, (2, E), or list of pairs
         Row 0 has the source of each edge, row 1 its destination, as ids from 0. A list has (source, destination) pairs; a tuple of two arrays,
-        the sources and the destinations. E is less than 2³¹.
+        the sources and the destinations. A tuple of two lists could be either, and is refused. E is less than 2³¹.
     num_nodes : int or (int, int), optional
         How many nodes there are, at most 2³⁰. A pair, (sources, destinations), makes the graph bipartite: its edges lead from one set of nodes to
         another. One more than the largest id by default.
@@ -76,7 +76,8 @@ class Graph(OrderedEdges):
 
     _looped: LoopedEdges | None = None  # where the edges come from, if self-loops were changed
     _hops: np.ndarray | None = None
-    _pointers: tuple[np.ndarray, ...] | None = None  # where the graphs of a batch begin: sources, destinations, edges
+    # where the graphs of a batch begin: sources, destinations, edges; no edges where these don't stand graph by graph
+    _pointers: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
 
     def __init__(
         self,
@@ -104,7 +105,8 @@ class Graph(OrderedEdges):
             * An Adjacency has destinations as rows and sources as keys: of CSR arrays, ``ruvattn.Adjacency(indptr, indices, num_sources)``.
             * A networkx graph has its nodes numbered in the order of ``graph.nodes``. An undirected edge becomes two: all in the order of
               ``graph.edges``, then all but self-loops backwards. If an edge has a "weight", those that have none weigh 1, as in networkx.
-            * Anything that has an ``edge_index``, and maybe ``edge_attr``, ``edge_weight`` and ``num_nodes``, as ``torch_geometric.data.Data``.
+            * Anything that has an ``edge_index``, and maybe ``edge_attr``, ``edge_weight`` and ``num_nodes``, as ``torch_geometric.data.Data``;
+              the ``ptr`` of a ``Batch`` is its `graph_ptr`.
         num_nodes : int or (int, int), optional
             As for the constructor. If the graph knows its number of nodes, it has to be this one.
         edge_attr, edge_weight : array, optional
@@ -135,7 +137,7 @@ class Graph(OrderedEdges):
             return self
         sizes, _ = read_sizes(num_nodes)
         if sizes is not None and sizes != (graph.num_sources, graph.num_destinations):
-            raise DimensionMismatchError(f"num_nodes is {num_nodes!r}, and graph is {graph!r}: make it with as many nodes as there are features")
+            raise DimensionMismatchError(f"num_nodes is {num_nodes!r}, and graph is {graph!r}: leave num_nodes out, or make graph with as many")
         if edge_attr is None and edge_weight is None:
             return graph
         attr, weight = read_attr(edge_attr, graph.num_edges), read_weight(edge_weight, graph.num_edges)
@@ -155,6 +157,8 @@ class Graph(OrderedEdges):
         self._set(adjacency, order, read.bipartite)
         self._attr = None if read.edge_attr is None else self._sorted(read.edge_attr)
         self._weight = None if read.edge_weight is None else self._sorted(read.edge_weight)
+        if read.graph_ptr is not None:
+            self._pointers = (frozen(read.graph_ptr), read.graph_ptr, None)
 
     # --- self-loops ---------------------------------------------------------------------------------------------------------------
 
@@ -206,8 +210,12 @@ class Graph(OrderedEdges):
 
     def _of_looped(self, looped: LoopedEdges) -> Graph:
         graph = Graph._make(looped.adjacency, looped.order, bipartite=self._bipartite, attr=looped.attr, weight=looped.weight)
-        graph._looped = looped
+        graph._looped, graph._pointers = looped, self._pointers_of_nodes()
         return graph
+
+    def _pointers_of_nodes(self) -> tuple[np.ndarray, np.ndarray, None] | None:
+        """Return where the graphs of a batch begin, for a graph of the same nodes and other edges."""
+        return None if self._pointers is None else (*self._pointers[:2], None)
 
     @property
     def parent_edges(self) -> np.ndarray | None:
@@ -228,13 +236,17 @@ class Graph(OrderedEdges):
 
     def _turned(self) -> Graph:
         turn = self._adjacency.transpose_order
-        return Graph._make(
+        graph = Graph._make(
             self._adjacency.transpose,
             turn if self._order is None else self._order.take(turn),
             bipartite=self._bipartite,
             attr=None if self._attr is None else self._attr.take(turn, axis=0),
             weight=None if self._weight is None else self._weight.take(turn),
         )
+        if self._pointers is not None:
+            sources, destinations, edges = self._pointers
+            graph._pointers = (destinations, sources, edges)
+        return graph
 
     def subgraph(self, nodes: Any) -> Subgraph:
         """Return the part that has some nodes, and all edges between them.
@@ -360,7 +372,7 @@ class Graph(OrderedEdges):
         def make() -> Graph:
             adjacency, hops = hop_pairs(self._adjacency, reach, most, threads)
             graph = Graph._make(adjacency, None)
-            graph._hops = frozen(hops)
+            graph._hops, graph._pointers = frozen(hops), self._pointers_of_nodes()
             return graph
 
         found = self._keep_graph(("hops", reach), make)
@@ -416,7 +428,7 @@ class Graph(OrderedEdges):
         return permuted(self, order)
 
     def _keep_graph(self, key: tuple[Any, ...], make: Callable[[], Graph]) -> Graph:
-        """The same for graphs, of which only some are kept."""
+        """Return the graph that was made before, or make it; of those made, the last few are kept. Two threads may both make it: one and the same."""
         kept: dict[Any, Graph] = self._keep("graphs", dict)
         found = kept.get(key)
         if found is None:
@@ -441,7 +453,7 @@ class Graph(OrderedEdges):
         -------
         Graph
             The nodes and edges of the first graph, then those of the second, and so on; `graph_ptr` tells where each begins, and `unbatch` parts
-            results again.
+            results again. With other self-loops, reversed, or of `k_hop`, it stays a batch.
 
         Raises
         ------
@@ -462,7 +474,8 @@ class Graph(OrderedEdges):
             raise InvalidInputError(f"graphs must be a list of graphs, got {type(graphs).__name__}")
         parts, pointers = joined([cls.of(graph) for graph in graphs])
         self = cls._make(**parts)
-        self._pointers = tuple(map(frozen, pointers))
+        sources, destinations, edges = map(frozen, pointers)
+        self._pointers = (sources, destinations, edges)
         return self
 
     @property
@@ -490,7 +503,8 @@ class Graph(OrderedEdges):
         Raises
         ------
         InvalidInputError
-            If the graph isn't a batch, or `of` is something else.
+            If the graph isn't a batch, `of` is something else, or edges don't stand graph by graph: where `with_self_loops`, `without_self_loops`
+            or `k_hop` made them, or a Batch of torch-geometric brought them.
         DimensionMismatchError
             If the axis has another length.
         """
@@ -500,6 +514,8 @@ class Graph(OrderedEdges):
         if of not in places:
             raise InvalidInputError(f"of must be one of {', '.join(map(repr, places))}, got {of!r}")
         pointers, whole = self._pointers[places[of]], as_numbers(array, "array")
+        if pointers is None:
+            raise InvalidInputError("of must be about nodes for a batch whose edges aren't those that Graph.batch put together, got 'edges'")
         if not -whole.ndim <= axis < whole.ndim or whole.shape[axis] != pointers[-1]:
             raise DimensionMismatchError(f"array must have {pointers[-1]} entries along axis {axis}, one for each of the {of}, got {whole.shape}")
         return np.split(whole, pointers[1:-1], axis=axis)

@@ -20,7 +20,7 @@ from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.projection import compute_dtype, linear
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
-from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_positive, check_rank, check_seed
+from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_positive, check_probability, check_rank, check_seed
 
 from .variants.base import GraphVariant
 from .variants.state import StateDict
@@ -105,13 +105,15 @@ class AttentionGNNLayer:
         fixed = [name for name in ("embed_dim", "num_heads") if name in (attention_options or {})]
         if fixed:
             raise InvalidInputError(f"attention_options must leave out {fixed[0]}, which is that of the layer")
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise InvalidInputError(f"activation must be 'relu' or 'gelu', got {activation!r}")
-        kind, seed = parameter_dtype(dtype), check_seed(seed)
-        chosen = {"dtype": kind.name, "seed": seed, "dropout_rate": dropout_rate, **(attention_options or {})}
+        kind, seed, dropout = parameter_dtype(dtype), check_seed(seed), check_probability(dropout_rate, "dropout_rate")
+        own = dict(attention_options or {})
+        chosen = {"dtype": kind.name, "seed": seed, "dropout_rate": dropout}
         listed = variants().get(attention) if isinstance(attention, str) else None
         if listed is not None:  # else create says what is wrong with the name
-            chosen = {name: value for name, value in chosen.items() if name in listed.options or name in (attention_options or {})}
+            chosen = {name: value for name, value in chosen.items() if name in listed.options}
+        chosen.update(own)
         made = create(attention, embed_dim=width, num_heads=num_heads, **chosen)
         if not isinstance(made, GraphVariant):
             raise InvalidInputError(f"attention must be the name of a variant of ruvattn_graph, such as 'gatv2', got {attention!r}")
@@ -123,10 +125,13 @@ class AttentionGNNLayer:
         self.embed_dim, self.num_heads = made.embed_dim, made.num_heads
         self._hidden = 4 * width if ffn_dim is None else check_int(ffn_dim, "ffn_dim", 1)
         self._activation, self._norm_first, self._eps = activation, check_bool(norm_first, "norm_first"), check_positive(eps, "eps")
+        checked = {**made.config.options, "dropout_rate": made.config.dropout_rate}  # plain numbers, whatever was given
+        own.pop("dropout_rate", None)  # that of the layer, which it has overruled
         self._config = {
-            "embed_dim": width, "num_heads": made.num_heads, "attention": attention, "attention_options": dict(attention_options or {}),
-            "ffn_dim": ffn_dim, "activation": activation, "norm_first": self._norm_first, "eps": self._eps,
-            "dropout_rate": made.config.dropout_rate, "seed": seed, "dtype": kind.name,
+            "embed_dim": width, "num_heads": made.num_heads, "attention": attention,
+            "attention_options": {name: checked.get(name, value) for name, value in own.items()},
+            "ffn_dim": None if ffn_dim is None else self._hidden, "activation": activation, "norm_first": self._norm_first, "eps": self._eps,
+            "dropout_rate": checked["dropout_rate"], "seed": seed, "dtype": kind.name,
         }  # fmt: skip
         rng = np.random.default_rng([seed, 1])  # not the numbers that the attention has drawn
         self._arrays = {
@@ -177,7 +182,7 @@ class AttentionGNNLayer:
         Raises
         ------
         InvalidInputError
-            If parameters are missing, unknown, or not finite. Nothing has changed then, nor where one has another shape.
+            If parameters are missing, unknown, or not finite in the dtype of the layer. Nothing has changed then, nor where one has another shape.
         DimensionMismatchError
             If one has another shape.
         """
@@ -185,11 +190,16 @@ class AttentionGNNLayer:
         own = self.parameters()
         found = {name: read.take(name) for name in own}
         read.check_all_taken()
+        ready = {}
         for name, array in own.items():
             if found[name].shape != array.shape:
                 raise DimensionMismatchError(f"{name} must have shape {array.shape}, got {found[name].shape}")
+            with np.errstate(over="ignore"):
+                ready[name] = found[name].astype(array.dtype)  # a copy, for the state may be of these very arrays
+            if not np.isfinite(ready[name]).all():
+                raise InvalidInputError(f"{name} in state has numbers that aren't finite in {array.dtype}: create the layer with dtype='float64'")
         for name, array in own.items():
-            array[...] = found[name]
+            array[...] = ready[name]
 
     def forward_graph(
         self, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, seed: int | None = None, out: np.ndarray | None = None,
@@ -219,6 +229,8 @@ class AttentionGNNLayer:
             Of the kind that says what is wrong with an argument.
         """
         given = check_rank(as_array(x, "x"), "x", 2, "features of nodes are (N, width); Graph.batch makes one graph of several")
+        if given.shape[1] != self.embed_dim:
+            raise DimensionMismatchError(f"x must be embed_dim, {self.embed_dim}, wide, got shape {given.shape}")
         if out is not None:
             out = check_out(out, given.shape, given.dtype, {"x": given, **self.parameters()})
         told = {"edge_weight": edge_weight, "seed": seed, "threads": threads}
@@ -234,9 +246,8 @@ class AttentionGNNLayer:
             if self.attention._check_finite:
                 check_finite(given, "x")  # a row that isn't would be NaN throughout, of no name
             arrived = self.attention.forward_graph(self._norm("norm_1", given, None, threads), edge_index, edge_attr, **told)
-            between = given.astype(compute_dtype(given.dtype)) + arrived
-            made = self._feed_forward(self._norm("norm_2", between, None, threads))
-            made += between
+            between = _added(given, arrived)
+            made = _added(self._feed_forward(self._norm("norm_2", between, None, threads)), between)
         else:
             arrived = self.attention.forward_graph(given, edge_index, edge_attr, **told)
             wide = compute_dtype(given.dtype)
@@ -265,6 +276,19 @@ class AttentionGNNLayer:
 
     def __repr__(self) -> str:
         return f"AttentionGNNLayer({self.embed_dim}, {self.num_heads}, attention={self._config['attention']!r})"
+
+
+def _added(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return x + y in the compute dtype; a finite sum that is too large for it becomes its largest number, as in products."""
+    compute = compute_dtype(x.dtype)
+    x, y = x.astype(compute, copy=False), y.astype(compute, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: np.ndarray = x + y
+    over = np.isinf(total)
+    if over.any():
+        over &= np.isfinite(x) & np.isfinite(y)
+        total[over] = np.copysign(np.finfo(compute).max, total[over])
+    return total
 
 
 def _activate(x: np.ndarray, activation: str) -> None:

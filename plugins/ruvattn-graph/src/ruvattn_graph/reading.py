@@ -26,7 +26,17 @@ from ruvattn.validation import as_array, as_numbers, check_finite, check_int, is
 
 from . import _structure
 
-__all__ = ["Edges", "read_attr", "read_edge_index", "read_graph", "read_nodes", "read_sizes", "read_weight"]
+__all__ = [
+    "Edges",
+    "array_of_tensor",
+    "read_attr",
+    "read_edge_index",
+    "read_graph",
+    "read_nodes",
+    "read_sizes",
+    "read_weight",
+    "sizes_of",
+]
 
 IMPLIED_NODES = 1 << 24
 """So many nodes, or 64 for each edge, may be implied by the largest id; more must be said, since each takes room."""
@@ -48,6 +58,8 @@ class Edges:
         Attributes.
     edge_weight : ndarray, (E,), or None
         Weights.
+    graph_ptr : ndarray of int64, (G + 1,), or None
+        Where the nodes of each graph of a batch begin, and the end.
     """
 
     sources: np.ndarray
@@ -56,6 +68,7 @@ class Edges:
     bipartite: bool
     edge_attr: np.ndarray | None = None
     edge_weight: np.ndarray | None = None
+    graph_ptr: np.ndarray | None = None
 
 
 def read_graph(graph: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any) -> Edges:
@@ -82,8 +95,7 @@ def read_graph(graph: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any) -> 
     """
     if is_scipy_sparse(graph):
         return _read_scipy(graph, num_nodes, edge_attr, edge_weight)
-    networkx = getattr(sys.modules.get("networkx"), "Graph", None)
-    if networkx is not None and isinstance(graph, networkx):
+    if _is_networkx(graph):
         return _read_networkx(graph, num_nodes, edge_attr, edge_weight)
     if isinstance(graph, Adjacency):
         return _read_adjacency(graph, num_nodes, edge_attr, edge_weight)
@@ -97,6 +109,34 @@ def read_graph(graph: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any) -> 
     if not isinstance(graph, np.ndarray) and hasattr(graph, "edge_index"):
         return _read_data(graph, num_nodes, edge_attr, edge_weight)
     return read_edge_index(graph, num_nodes, edge_attr, edge_weight)
+
+
+def sizes_of(graph: Any) -> tuple[int, int] | None:
+    """Return how many nodes there are, if what a user has says so itself.
+
+    Parameters
+    ----------
+    graph : object
+        As `read_graph` takes it.
+
+    Returns
+    -------
+    (int, int) or None
+        Sources and destinations of an Adjacency, a scipy.sparse array or a networkx graph; None of anything else: Data of torch_geometric may
+        only guess from the largest id.
+    """
+    if isinstance(graph, Adjacency):
+        return graph.num_keys, graph.num_rows
+    if is_scipy_sparse(graph) and graph.ndim == 2:
+        return int(graph.shape[0]), int(graph.shape[1])
+    if _is_networkx(graph):
+        return len(graph.nodes), len(graph.nodes)
+    return None
+
+
+def _is_networkx(graph: Any) -> bool:
+    kind = getattr(sys.modules.get("networkx"), "Graph", None)
+    return kind is not None and isinstance(graph, kind)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------------------
@@ -153,6 +193,13 @@ def _two_ends(edge_index: Any) -> tuple[np.ndarray, np.ndarray]:
         if sources.shape != destinations.shape:
             raise DimensionMismatchError(f"edge_index must have as many sources as destinations, got {sources.size} and {destinations.size}")
         return sources, destinations
+    if isinstance(edge_index, tuple) and len(edge_index) == 2 and all(isinstance(end, list | tuple) or hasattr(end, "dtype") for end in edge_index):
+        # ([0, 5], [1, 2]) may be meant as two edges, or as two sources and their destinations
+        raise InvalidInputError(
+            "edge_index as a tuple of two must have two arrays, the sources and the destinations, got "
+            f"({type(edge_index[0]).__name__}, {type(edge_index[1]).__name__}): pass np.array(edge_index) if that is what it has, and "
+            "list(edge_index) if it has two (source, destination) pairs"
+        )
     if isinstance(edge_index, list | tuple):
         return _pairs(edge_index)
     if isinstance(edge_index, str | bytes | dict | set | frozenset) or not (hasattr(edge_index, "shape") or hasattr(edge_index, "__array__")):
@@ -180,7 +227,7 @@ def _pairs(pairs: list[Any] | tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
     try:
         array = np.asarray(pairs)
     except ValueError:
-        uneven = next((at for at, pair in enumerate(pairs) if np.ndim(pair) != 1 or len(pair) != 2), 0)
+        uneven = next((at for at, pair in enumerate(pairs) if not hasattr(pair, "__len__") or len(pair) != 2), 0)
         raise DimensionMismatchError(
             f"edge_index as a list must have (source, destination) pairs, got {pairs[uneven]!r} at edge {uneven}"
         ) from None
@@ -400,17 +447,44 @@ def _finite(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _plain(x: Any, name: str) -> np.ndarray:
-    """Return an array of what may be a tensor, on a device or with a gradient."""
-    if hasattr(x, "detach") and hasattr(x, "cpu"):
-        try:
-            return np.asarray(x.detach().cpu().numpy())
-        except (TypeError, RuntimeError) as error:
-            raise InvalidInputError(f"{name} can't be made an array: {error}: convert it first, such as with .float()") from None
+    """Return an array of ids or numbers, which may be a tensor."""
+    x = array_of_tensor(x, name)
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidInputError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(…) or leave those entries out")
     if is_scipy_sparse(x):
         raise InvalidInputError(f"{name} must be a dense array, got {type(x).__name__}: Graph.of takes an adjacency as the graph")
     return as_numbers(x, name)
+
+
+def array_of_tensor(x: Any, name: str) -> Any:
+    """Return an array of a tensor, on whatever device and with a gradient or not.
+
+    Parameters
+    ----------
+    x : object
+        As a caller gave it.
+    name : str
+        The argument.
+
+    Returns
+    -------
+    ndarray or object
+        `x` itself if it is no tensor.
+
+    Raises
+    ------
+    InvalidInputError
+        If NumPy has no such array: it has no bfloat16 of its own, and none is sparse.
+    """
+    if isinstance(x, np.ndarray) or not (hasattr(x, "detach") and hasattr(x, "cpu")):
+        return x
+    try:
+        return np.asarray(x.detach().cpu().numpy())
+    except (TypeError, RuntimeError) as error:
+        hint = "convert it first, such as with .float()"
+        if "sparse" in str(getattr(x, "layout", "")):
+            hint = "of an adjacency take .to_sparse_coo().coalesce().indices()" if name == "edge_index" else "convert it with .to_dense()"
+        raise InvalidInputError(f"{name} can't be made an array: {str(error).rstrip('.')}: {hint}") from None
 
 
 # --- other libraries --------------------------------------------------------------------------------------------------------------
@@ -458,7 +532,7 @@ def _read_networkx(graph: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any)
     number = {node: at for at, node in enumerate(graph.nodes)}
     if num_nodes is None:
         num_nodes = len(number)
-    elif read_sizes(num_nodes) != ((len(number), len(number)), False):
+    elif read_sizes(num_nodes)[0] != (len(number), len(number)):
         raise DimensionMismatchError(f"num_nodes is {num_nodes!r}, and graph has {len(number)} nodes: leave num_nodes out, or add nodes to graph")
     sources, destinations, weights, some = [], [], [], False
     for u, v, data in graph.edges(data=True):
@@ -482,7 +556,7 @@ def _read_networkx(graph: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any)
 
 
 def _read_data(data: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any) -> Edges:
-    """Read what has an edge_index, and may have edge_attr, edge_weight and num_nodes, as torch_geometric's Data."""
+    """Read what has an edge_index, and may have edge_attr, edge_weight, num_nodes and ptr, as torch_geometric's Data and Batch."""
     edge_index = data.edge_index
     if edge_index is None:
         raise InvalidInputError(f"graph is a {type(data).__name__} whose edge_index is None: set it, or pass its edges in another form")
@@ -490,4 +564,16 @@ def _read_data(data: Any, num_nodes: Any, edge_attr: Any, edge_weight: Any) -> E
         num_nodes = getattr(data, "num_nodes", None)
     edge_attr = getattr(data, "edge_attr", None) if edge_attr is None else edge_attr
     edge_weight = getattr(data, "edge_weight", None) if edge_weight is None else edge_weight
-    return read_edge_index(edge_index, num_nodes, edge_attr, edge_weight)
+    read = read_edge_index(edge_index, num_nodes, edge_attr, edge_weight)
+    read.graph_ptr = None if read.bipartite else _read_pointer(getattr(data, "ptr", None), read.sizes[0])
+    return read
+
+
+def _read_pointer(ptr: Any, nodes: int) -> np.ndarray | None:
+    """Return where the graphs of a batch begin; None of what is no such thing, for Data may have anything of that name."""
+    if not hasattr(ptr, "dtype"):
+        return None
+    array = np.asarray(array_of_tensor(ptr, "ptr"))
+    if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iu" or array[0] != 0 or array[-1] != nodes or (array[1:] < array[:-1]).any():
+        return None
+    return array.astype(np.int64)

@@ -34,6 +34,7 @@ from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_rank, check_seed
 
 from ..graph import Graph
+from ..reading import array_of_tensor, sizes_of
 from .context import EdgeWeights, GraphContext, weights_by_edge
 from .one_node import OneNode
 from .parameters import LayerParameters, per_head
@@ -80,7 +81,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
     max_keys : int or None, default 1,000,000
         How many keys a row may attend to; None for any number.
     own : mapping, optional
-        Further options of the subclass, checked, for the configuration.
+        For subclasses alone, which pass their further options on, checked, for the configuration; no option of a variant.
     **unknown
         Refused, by name.
 
@@ -426,15 +427,16 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             If a dtype is none of float32, float64, float16 and bfloat16.
         """
         inputs, names = self._read_features(x)
-        given = self._read_graph(edge_index, inputs, edge_attr, edge_weight)
+        given = self._read_graph(edge_index, inputs, names, edge_attr, edge_weight)
         graph = self.graph_of(given)
         given = given if self.follows_edges else graph
         attr = self.edge_features(graph, compute_dtype(inputs[0].dtype))
         return self._forward(inputs, names, graph, given, attr, dropout, seed, check_bool(return_weights, "return_weights"), out, threads)
 
     def forward_with_edges(
-        self, query: Any, keys: Any, values: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, threads: int | None = None
-    ) -> np.ndarray:
+        self, query: Any, keys: Any, values: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None,
+        dropout: float | None = None, seed: int | None = None, threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Attend along the edges from keys to queries, and no others: self-loops are not added.
 
         Parameters
@@ -451,6 +453,10 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             Features of the edges.
         edge_weight : array, (E,), optional
             Their weights, at least 0.
+        dropout : float, optional
+            Share of the weights to drop; ``dropout_rate`` while `training` is set, else 0, when not given.
+        seed : int, optional
+            Of the dropout.
         threads : int, optional
             How many threads to use at most.
 
@@ -465,12 +471,13 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             As for `forward_graph`.
         """
         names = ("query", "keys", "values")
-        for x, name in zip((query, keys, values), names, strict=True):
-            check_rank(x, name, 2, "a graph has one set of nodes")
-        inputs = self._read_inputs(query, keys, values, names)
-        graph = self._read_graph(edge_index, inputs, edge_attr, edge_weight)
+        arrays = [array_of_tensor(x, name) for x, name in zip((query, keys, values), names, strict=True)]
+        for x, name in zip(arrays, names, strict=True):
+            check_rank(x, name, 2, f"a single one is {name}[None]")
+        inputs = self._read_inputs(*arrays, names)
+        graph = self._read_graph(edge_index, inputs, names, edge_attr, edge_weight)
         attr = GraphVariant.edge_features(self, graph, compute_dtype(inputs[0].dtype))
-        out: np.ndarray = self._forward(inputs, names, graph, graph, attr, None, None, False, None, threads)
+        out: np.ndarray = self._forward(inputs, names, graph, graph, attr, dropout, seed, False, None, threads)
         return out
 
     def get_edge_weights(self, context: Context | None = None) -> EdgeWeights | None:
@@ -629,10 +636,10 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         if isinstance(x, tuple):
             if len(x) != 2:
                 raise InvalidInputError(f"x must be an array, or a pair of arrays for a bipartite graph, got a tuple of {len(x)}")
-            source, names = as_array(x[0], "x[0]"), ("x[1]", "x[0]", "x[0]")
-            target = as_array(x[1], "x[1]")
+            source, names = as_array(array_of_tensor(x[0], "x[0]"), "x[0]"), ("x[1]", "x[0]", "x[0]")
+            target = as_array(array_of_tensor(x[1], "x[1]"), "x[1]")
         else:
-            source, names = as_array(x, "x"), ("x", "x", "x")
+            source, names = as_array(array_of_tensor(x, "x"), "x"), ("x", "x", "x")
             target = source
             if self._bipartite and source.shape[-1:] == (self.embed_dim,) and self.key_dim != self.embed_dim:
                 raise DimensionMismatchError(
@@ -647,20 +654,22 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         target, source, _ = self._read_inputs(target, source, source, names)
         return (target, source, source), names
 
-    def _read_graph(self, edge_index: Any, inputs: Any, edge_attr: Any, edge_weight: Any) -> Graph:
+    def _read_graph(self, edge_index: Any, inputs: Any, names: tuple[str, str, str], edge_attr: Any, edge_weight: Any) -> Graph:
         """Return the graph of a call, having seen that it fits."""
         targets, sources = inputs[0].shape[0], inputs[1].shape[0]
         if edge_attr is not None and self.edge_dim is None:
             raise InvalidInputError(
                 f"edge_attr must be left out: the variant {self.attention_type!r} was created without edge_dim, the width of the features of an edge"
             )
-        square = inputs[0] is inputs[1]
-        graph = Graph.of(edge_index, targets if square else (sources, targets), edge_attr=edge_attr, edge_weight=edge_weight)
-        if (graph.num_sources, graph.num_destinations) != (sources, targets):
-            raise DimensionMismatchError(
-                f"the graph must have a node for each row of the features, {sources} sources and {targets} destinations, got {graph.num_sources} and "
-                f"{graph.num_destinations}"
-            )
+        sizes = (edge_index.num_sources, edge_index.num_destinations) if isinstance(edge_index, Graph) else sizes_of(edge_index)
+        if sizes is not None and sizes != (sources, targets):
+            rows = f"{names[0]} has {targets} rows" if names[0] == names[1] else f"{names[1]} has {sources} rows and {names[0]} {targets}"
+            nodes = f"{sizes[0]} nodes" if sizes[0] == sizes[1] else f"{sizes[0]} sources and {sizes[1]} destinations"
+            hint = "features have a row for each node; num_nodes= of Graph says how many there are, where some have no edges"
+            if sizes[0] != sizes[1] and names[0] == names[1]:
+                hint = "of a bipartite graph pass a pair, (x_sources, x_destinations)"
+            raise DimensionMismatchError(f"{rows}, and the graph {nodes}: {hint}")
+        graph = Graph.of(edge_index, targets if inputs[0] is inputs[1] else (sources, targets), edge_attr=edge_attr, edge_weight=edge_weight)
         if self.edge_dim is not None and graph.edge_dim not in (0, self.edge_dim):
             raise DimensionMismatchError(f"edge_attr must have {self.edge_dim} columns, the edge_dim of the variant, got {graph.edge_dim}")
         return graph

@@ -89,14 +89,15 @@ class GraphContext(Context):
         """
         adjacency = self.graph.adjacency
         rows, keys = adjacency.num_rows, adjacency.num_keys
-        by_edge = self._by_csr_edge(threads)
-        if by_edge.shape[0] * rows * keys > MOST_WEIGHTS:
+        heads = self.q.shape[0]
+        if heads * rows * keys > MOST_WEIGHTS:
             raise InputTooLargeError(
-                f"a dense matrix of weights would have {by_edge.shape[0]} × {rows:,} × {keys:,} numbers: get_edge_weights has one for each edge"
+                f"a dense matrix of weights would have {heads} × {rows:,} × {keys:,} numbers: get_edge_weights has one for each edge"
             )
-        dense = np.zeros((by_edge.shape[0], rows, keys), by_edge.dtype)
+        by_edge = self._by_csr_edge(threads)
+        dense = np.zeros((heads, rows, keys), by_edge.dtype)
         at = adjacency.edge_rows(), adjacency.indices
-        for head in range(by_edge.shape[0]):
+        for head in range(heads):
             np.add.at(dense[head], at, by_edge[head])
         return dense
 
@@ -121,13 +122,16 @@ def weights_by_edge(weights: np.ndarray, graph: Graph, given: Graph) -> EdgeWeig
     EdgeWeights
         By edge.
     """
-    in_order = graph.to_given_order(weights, axis=-1)
-    parents = graph.parent_edges
-    if graph is given or parents is None:
-        return EdgeWeights(in_order, None)
-    kept = parents >= 0
-    edges = np.zeros((len(weights), given.num_edges), weights.dtype)
-    edges[:, parents[kept]] = in_order[:, kept]
+    looped = graph._looped
+    if graph is given or looped is None:
+        return EdgeWeights(graph.to_given_order(weights, axis=-1), None)
+    # Edges that were kept come first, in their order, and the new loops after them: two slices of one order.
+    kept, added = np.split(graph._places(), [looped.kept])
+    edges = weights.take(kept, axis=-1)
+    if looped.dropped is not None:
+        parents = looped.parent_edges()[: looped.kept]
+        few, edges = edges, np.zeros((len(weights), given.num_edges), weights.dtype)
+        edges[:, parents] = few
     loops = np.zeros((len(weights), given.num_destinations), weights.dtype)
-    loops[:, graph.edge_index[1, ~kept]] = in_order[:, ~kept]
+    loops[:, np.searchsorted(graph.adjacency.indptr, added, side="right") - 1] = weights.take(added, axis=-1)
     return EdgeWeights(edges, loops)

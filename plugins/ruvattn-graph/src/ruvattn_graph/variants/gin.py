@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ruvattn import Context, edge_attention
+from ruvattn import Context
 from ruvattn.errors import InvalidInputError
 from ruvattn.headwise import merge_heads, split_heads
 from ruvattn.projection import linear
@@ -16,7 +17,7 @@ from ruvattn.validation import as_numbers, check_bool, check_int
 
 from ..graph import Graph
 from ..segments import segment_sum
-from .neighbours import NeighbourContext, NeighbourVariant, even
+from .neighbours import DroppedContext, NeighbourContext, NeighbourVariant, even
 from .state import StateDict
 
 __all__ = ["GINAttention"]
@@ -76,6 +77,7 @@ class GINAttention(NeighbourVariant):
     softmax = False
     common_options: ClassVar[tuple[str, ...]] = ("check_finite", "max_keys")
     leaves_out = ("edge_dim", "concat", "key_dim", "add_self_loops", "softcap")
+    shared_names = ("eps",)
 
     def __init__(
         self, embed_dim: int, num_heads: int = 1, *, eps: float = 0.0, train_eps: bool = False, hidden_dim: int | None = None, **options: Any
@@ -188,7 +190,7 @@ class GINAttention(NeighbourVariant):
             return super().propagate(inputs, graph, attr, weight, options, return_weights, threads)
         message = self.message(inputs[2])
         adjacency, heads = graph.adjacency, self.num_heads
-        context = _DroppedContext(inputs, graph, message, message, weight, options, heads, True)
+        context = DroppedContext(inputs, graph, message, message, weight, options, heads, True)
         factors = context._by_csr_edge(threads)
         split = split_heads(even(message, heads), heads)
         sums = split_heads(np.empty((adjacency.num_rows, heads * split.shape[-1]), message.dtype), heads)
@@ -203,7 +205,7 @@ class GINAttention(NeighbourVariant):
         Parameters
         ----------
         state : mapping of str to array or tensor
-            All parameters, by torch-geometric's names or by our own. There, eps is in single precision: so it is here from then on.
+            All parameters, by torch-geometric's names or by our own. There, eps is in single precision: so it is here from then on, and in `config`.
 
         Raises
         ------
@@ -215,6 +217,7 @@ class GINAttention(NeighbourVariant):
         super().load_state_dict(state)
         if "eps" in state and not self._trains_eps:
             self._eps = float(np.reshape(StateDict(state, self.attention_type).take("eps"), -1)[0])
+            self._config = replace(self._config, options={**self._config.options, "eps": self._eps})
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given the state dict of a ``GINConv`` whose ``nn`` is a ``Sequential`` with two linear layers.
@@ -246,19 +249,6 @@ class GINAttention(NeighbourVariant):
         elif eps.shape != (1,) or np.float32(eps[0]) != np.float32(self._eps):
             raise InvalidInputError(f"state has eps = {eps.tolist()}, and this 'gin' {self._eps}: create it with that, or with train_eps=True")
         return found
-
-
-class _DroppedContext(NeighbourContext):
-    """The same with weights that were dropped, by the hash of attention."""
-
-    def _by_csr_edge(self, threads: int | None) -> np.ndarray:
-        adjacency = self.graph.adjacency
-        shares: np.ndarray = edge_attention(
-            self.q, self.k, np.zeros_like(self.k), adjacency, return_weights=True, threads=threads,
-            dropout=self._options["dropout"], seed=self._options["seed"],
-        )[1]  # fmt: skip
-        factors = shares * np.diff(adjacency.indptr)[adjacency.edge_rows()].astype(shares.dtype)
-        return factors if self._weight is None else factors * self._weight
 
 
 def _totals(lse: np.ndarray, options: dict[str, Any]) -> np.ndarray:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ruvattn import Adjacency, Context
+from ruvattn import Adjacency, Context, edge_attention
 from ruvattn.aggregates import Aggregate
-from ruvattn.headwise import split_heads
+from ruvattn.headwise import merge_heads, split_heads
 from ruvattn.projection import compute_dtype
 
 from ..graph import Graph
@@ -25,7 +25,7 @@ from ..segments import segment_max, segment_mean, segment_sum
 from .base import GraphVariant
 from .context import GraphContext
 
-__all__ = ["NeighbourContext", "NeighbourMax", "NeighbourVariant"]
+__all__ = ["DroppedContext", "NeighbourContext", "NeighbourMax", "NeighbourVariant"]
 
 
 class NeighbourMax(Aggregate):
@@ -174,6 +174,32 @@ class NeighbourContext(GraphContext):
         return np.broadcast_to(weight, (self._heads, weight.size))
 
 
+class DroppedContext(NeighbourContext):
+    """The same with edges that were dropped, by the hash of attention; its ``options`` have ``dropout`` and ``seed``."""
+
+    def factors(self, threads: int | None) -> np.ndarray:
+        """Return what dropout multiplied weights by.
+
+        Parameters
+        ----------
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        ndarray, (H, E)
+            0 or 1/(1 − dropout), in the order of the adjacency.
+        """
+        adjacency, options = self.graph.adjacency, self._options
+        shares: np.ndarray = edge_attention(
+            self.q, self.k, np.zeros_like(self.k), adjacency, return_weights=True, threads=threads, dropout=options["dropout"], seed=options["seed"]
+        )[1]
+        return shares * np.diff(adjacency.indptr)[adjacency.edge_rows()].astype(shares.dtype)
+
+    def _by_csr_edge(self, threads: int | None) -> np.ndarray:
+        return self.factors(threads) * super()._by_csr_edge(threads)
+
+
 class NeighbourVariant(GraphVariant):
     """Base of variants that sum, average or compare what the neighbours hand on.
 
@@ -270,13 +296,29 @@ class NeighbourVariant(GraphVariant):
         self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], graph: Graph, attr: np.ndarray | None, weight: np.ndarray | None,
         options: dict[str, Any], return_weights: bool, threads: int | None,
     ) -> tuple[np.ndarray, Context, np.ndarray | None]:  # fmt: skip
-        """Compute what arrives at the destinations, by the kernels of segments; where weights are dropped by attention, which knows how."""
-        if not self.combines or options.get("dropout"):
+        """Compute what arrives at the destinations, by the kernels of segments; a mean of edges that dropout has left, by attention."""
+        dropped = bool(options.get("dropout"))
+        if not self.combines or (dropped and self.combines != "max"):
             return super().propagate(inputs, graph, attr, weight, options, return_weights, threads)
         message = self.message(inputs[2])
+        if dropped:
+            options = {**options, "aggregate": NeighbourMax()}
+            left = DroppedContext(inputs, graph, message, message, weight, options, self.num_heads, False)
+            left._merged = self._largest_left(message, left, weight, threads)
+            return left._merged, left, left._by_csr_edge(threads) if return_weights else None
         merged = self.combined(message, graph.adjacency, weight, threads)
         context = NeighbourContext(inputs, graph, message, merged, weight, options, self.num_heads, self.combines == "sum")
         return merged, context, context._by_csr_edge(threads) if return_weights else None
+
+    def _largest_left(self, message: np.ndarray, context: DroppedContext, weight: np.ndarray | None, threads: int | None) -> np.ndarray:
+        """Return the largest of what the edges hand on that dropout has left, which are others in each head."""
+        adjacency, heads = context.graph.adjacency, self.num_heads
+        split = split_heads(even(message, heads), heads)
+        found = split_heads(np.empty((adjacency.num_rows, heads * split.shape[-1]), message.dtype), heads)
+        there = True if weight is None else weight != 0
+        for head, factors in enumerate(context.factors(threads)):
+            segment_max(split[head], _with_weight(adjacency, (factors != 0) & there), out=found[head], threads=threads)
+        return merge_heads(found)
 
     def combined(self, message: np.ndarray, adjacency: Adjacency, weight: np.ndarray | None, threads: int | None) -> np.ndarray:
         """Return the sum, the mean or the largest of the messages that each destination gets.

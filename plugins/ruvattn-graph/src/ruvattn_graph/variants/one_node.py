@@ -29,9 +29,10 @@ class OneNode:
         graph_of: Any
 
     def forward_neighborhood(
-        self, node: int, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, threads: int | None = None
-    ) -> np.ndarray:
-        """Attend with one node to its neighbourhood: the node's row of `forward_graph`.
+        self, node: int, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, dropout: float | None = None,
+        seed: int | None = None, threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Attend with one node to its neighbourhood: the node's row of `forward_graph`, but for what dropout drops.
 
         Parameters
         ----------
@@ -45,6 +46,10 @@ class OneNode:
             Features of the edges.
         edge_weight : array, (E,), optional
             Their weights, at least 0.
+        dropout : float, optional
+            Share of the weights to drop; ``dropout_rate`` while `training` is set, else 0, when not given.
+        seed : int, optional
+            Of the dropout; it doesn't drop the edges that it drops in `forward_graph`.
         threads : int, optional
             How many threads to use at most.
 
@@ -60,16 +65,17 @@ class OneNode:
         """
         inputs, names = self._read_features(x)
         at = check_node(node, inputs[0].shape[0])
-        graph = self.graph_of(self._read_graph(edge_index, inputs, edge_attr, edge_weight))
+        graph = self.graph_of(self._read_graph(edge_index, inputs, names, edge_attr, edge_weight))
         row = slice(*(int(i) for i in graph.adjacency.indptr[at : at + 2]))
         compute = compute_dtype(inputs[0].dtype)
         attr, weight = self.edge_features(graph, compute), graph.csr_edge_weight(compute)
         attr, weight = None if attr is None else attr[row], None if weight is None else weight[row]
-        return self._forward_star(inputs, names, at, graph.adjacency.indices[row], attr, weight, threads)
+        return self._forward_star(inputs, names, at, graph.adjacency.indices[row], attr, weight, dropout, seed, threads)
 
     def forward_k_hop(
-        self, node: int, x: Any, edge_index: Any, k: int, *, decay: float | None = None, threads: int | None = None
-    ) -> np.ndarray:
+        self, node: int, x: Any, edge_index: Any, k: int, *, decay: float | None = None, dropout: float | None = None, seed: int | None = None,
+        threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Attend with one node to all nodes that reach it along at most k edges, each once, as if each had an edge to it.
 
         Those nodes are found by following incoming edges from the node outwards; no other part of the graph is looked at. The node itself takes
@@ -88,6 +94,10 @@ class OneNode:
             How many hops, at least 1.
         decay : float, optional
             In (0, 1]: the share of a node at hop h is multiplied by decayʰ before shares are normalised; 1 when not given.
+        dropout : float, optional
+            Share of the weights to drop; ``dropout_rate`` while `training` is set, else 0, when not given.
+        seed : int, optional
+            Of the dropout.
         threads : int, optional
             How many threads to use at most.
 
@@ -103,16 +113,16 @@ class OneNode:
         """
         inputs, names = self._read_features(x)
         at = check_node(node, inputs[0].shape[0])
-        graph = self._read_graph(edge_index, inputs, None, None)
+        graph = self._read_graph(edge_index, inputs, names, None, None)
         if graph.is_bipartite:
             raise InvalidInputError("a bipartite graph has no hops: its edges end where none begin")
         hops_allowed = check_int(k, "k", 1)
         nodes, hops = graph.k_hop_nodes(at, hops_allowed)
-        return self._forward_reached(inputs, names, at, graph, nodes, hops, check_decay(decay), threads)
+        return self._forward_reached(inputs, names, at, graph, nodes, hops, check_decay(decay), dropout, seed, threads)
 
     def _forward_star(
         self, inputs: Any, names: tuple[str, str, str], node: int, sources: np.ndarray, attr: np.ndarray | None, weight: np.ndarray | None,
-        threads: int | None,
+        dropout: float | None, seed: int | None, threads: int | None,
     ) -> np.ndarray:  # fmt: skip
         """Attend with one node to some sources, which become the keys; at least one key is needed, whether it has an edge or not."""
         q, k, v = inputs
@@ -122,12 +132,12 @@ class OneNode:
         star = Graph(edge_index, (len(keys), 1), edge_weight=weight)
         chosen = k[keys]
         inputs = q[[node]], chosen, chosen if v is k else v[keys]
-        out: np.ndarray = self._forward(inputs, names, star, star, attr, None, None, False, None, threads)[0]
+        out: np.ndarray = self._forward(inputs, names, star, star, attr, dropout, seed, False, None, threads)[0]
         return out
 
     def _forward_reached(
         self, inputs: Any, names: tuple[str, str, str], node: int, graph: Graph, nodes: np.ndarray, hops: np.ndarray, decay: float | None,
-        threads: int | None,
+        dropout: float | None, seed: int | None, threads: int | None,
     ) -> np.ndarray:  # fmt: skip
         """Attend with one node to those found, the first of which is the node itself."""
         if not self.sees_itself(graph, node):
@@ -138,7 +148,7 @@ class OneNode:
             nearest = hops[0] if self.softmax and hops.size else 0
             weight = np.power(float(decay), hops - nearest)
         attr = self.hop_features(hops, compute_dtype(inputs[0].dtype))
-        return self._forward_star(inputs, names, node, nodes, attr, weight, threads)
+        return self._forward_star(inputs, names, node, nodes, attr, weight, dropout, seed, threads)
 
     def sees_itself(self, graph: Graph, node: int) -> bool:
         """Tell whether a node takes part in its own `forward_k_hop`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from ruvattn.projection import linear
 
 from .state import StateDict
 
-__all__ = ["LayerParameters", "per_head"]
+__all__ = ["DotProductProjections", "LayerParameters", "per_head"]
 
 
 class LayerParameters:
     """Parameters by name, for a class that has an `attention_type` and keeps them in ``_arrays``."""
 
     attention_type: str
+    shared_names: ClassVar[tuple[str, ...]] = ()
+    """Names that torch-geometric gives to the same parameters: they don't tell whose a state dict is."""
     _arrays: dict[str, np.ndarray]
 
     @abstractmethod
@@ -111,10 +113,16 @@ class LayerParameters:
             If one has another shape.
         """
         read = StateDict(state, self.attention_type)
-        own = set(read.names) == set(self._arrays)
-        found = {name: read.take(name) for name in self._arrays} if own else self.translate_state(read)
-        if not own:
-            read.check_all_taken()
+        try:
+            found = self._read_state(read)
+        except InvalidInputError:
+            prefix = self._prefix_of(state)
+            if prefix is None:
+                raise
+            raise InvalidInputError(
+                f"names in state must be those of one layer, and all of them begin with {prefix!r}, as in a model: pass "
+                f"{{name.removeprefix({prefix!r}): array for name, array in state.items()}}"
+            ) from None
         ready = {}
         for name, array in self._arrays.items():
             new = found[name]
@@ -128,6 +136,38 @@ class LayerParameters:
                 raise InvalidInputError(f"{name} in state has numbers that aren't finite in {array.dtype}: create the variant with dtype='float64'")
         for name, array in self._arrays.items():
             array[...] = ready[name]
+
+    def _read_state(self, state: StateDict) -> dict[str, np.ndarray]:
+        """Return all parameters by our names, whose ever names the state has; those of shapes that don't fit, too."""
+        if set(state.names) != set(self._arrays) and set(self._arrays).difference(self.shared_names).isdisjoint(state.names):
+            found = self.translate_state(state)
+            state.check_all_taken()
+            return found
+        missing = [name for name in self._arrays if name not in state]
+        if missing:
+            unknown = [name for name in state.names if name not in self._arrays]
+            more = f", and has {', '.join(map(repr, unknown))}, which it does not" if unknown else ""
+            raise InvalidInputError(
+                f"state lacks {', '.join(map(repr, missing))}, which this {self.attention_type!r} has{more}: create it with the options of the layer "
+                "that the state is of"
+            )
+        found = {name: state.take(name) for name in self._arrays}
+        state.check_all_taken()
+        return found
+
+    def _prefix_of(self, state: Mapping[str, Any]) -> str | None:
+        """Return what all names begin with, as those of a layer in a model do, if they are fine without it."""
+        first = next(iter(state), "")
+        for at in (at for at, letter in enumerate(first) if letter == "."):
+            prefix = first[: at + 1]
+            if not all(name.startswith(prefix) for name in state):
+                return None
+            try:
+                self._read_state(StateDict({name.removeprefix(prefix): array for name, array in state.items()}, self.attention_type))
+            except InvalidInputError:
+                continue
+            return prefix
+        return None
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given a state dict of torch-geometric's layer.
@@ -192,6 +232,72 @@ class LayerParameters:
                 made[key] = linear(x, self._arrays[name], self._arrays.get("b" + name[1:]) if "_" in name else None)
             found.append(made[key])
         return found
+
+
+class DotProductProjections:
+    """Queries, keys and values of a variant whose score is a dot product, and the node's own features beside what arrives, for a `GraphVariant`."""
+
+    _root: bool
+
+    if TYPE_CHECKING:
+        _arrays: dict[str, np.ndarray]
+        config: Any
+        embed_dim: Any
+        key_dim: Any
+        width: Any
+        add_bias: Any
+        add_weights: Any
+        output_dim: Any
+        projected: Any
+
+    def add_projections(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        """Fill ``W_q``, ``W_k``, ``W_v`` and, with a ``root_weight``, ``W_skip``, each with its bias.
+
+        Parameters
+        ----------
+        rng : Generator
+            For the initial weights.
+        dtype : dtype
+            Of the parameters.
+        """
+        shapes = {"q": (self.embed_dim, self.width), "k": (self.key_dim, self.width), "v": (self.key_dim, self.width)}
+        if self._root:
+            shapes["skip"] = (self.embed_dim, self.output_dim(0))
+        for name, shape in shapes.items():
+            self.add_weights(f"W_{name}", rng, shape, dtype)
+            if self.config.options["bias"]:
+                self.add_bias(f"b_{name}", shape[1], dtype)
+
+    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return W_q q + b_q, W_k k + b_k and W_v v + b_v.
+
+        Parameters
+        ----------
+        q, k, v : ndarray, (..., L, width)
+            The inputs, checked.
+
+        Returns
+        -------
+        q, k, v : ndarray, (..., L, H·C)
+            In the compute dtype.
+        """
+        q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
+        return q, k, v
+
+    def own_features(self, x: np.ndarray) -> np.ndarray:
+        """Return W_skip x + b_skip.
+
+        Parameters
+        ----------
+        x : ndarray, (..., L, embed_dim)
+            Features of the destinations.
+
+        Returns
+        -------
+        ndarray, (..., L, V')
+            In the compute dtype; the caller's own.
+        """
+        return linear(x, self._arrays["W_skip"], self._arrays.get("b_skip"))
 
 
 def per_head(x: np.ndarray, num_heads: int) -> np.ndarray:

@@ -6,18 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from ruvattn.projection import linear
+from ruvattn.errors import InputTooLargeError
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool, check_int, check_positive
 
 from ..graph import Graph
 from ..scores import MOST_HOPS, HopRotaryScore
+from ..subgraphs import hop_pairs
 from .base import GraphVariant
+from .parameters import DotProductProjections
 
 __all__ = ["GraphRoPEAttention"]
 
+MOST_PAIRS = 1 << 28
+"""More pairs in reach than this are no neighbourhoods any more: they would take gigabytes, and as much time."""
 
-class GraphRoPEAttention(GraphVariant):
+
+class GraphRoPEAttention(DotProductProjections, GraphVariant):
     """Attention with rotary position embeddings (Su et al., 2021, "RoFormer", eq. 14–16), where a position is a distance in the graph.
 
     ``α_ij = softmax_j (W_q x_i)·R(h_ij)(W_k x_j) / √C`` over all nodes j that reach node i along at most `max_hops` edges, h_ij the least number of
@@ -52,6 +57,9 @@ class GraphRoPEAttention(GraphVariant):
     the pairs, in the order of ``graph_of(graph).edge_index``. What is farther than 4096 hops counts as so far. In a bipartite graph, and in a call
     without a graph, ``variant(q, k, v)`` or `forward_with_edges`, a query and the keys it sees are one hop apart, and weights count.
 
+    A pair in reach takes 12 bytes, which stay with the `Graph`, 8 without self-loops; 8 more once there were features of float64; and 22 while pairs
+    are found. More than 2²⁸ pairs are an error. `forward_neighborhood` finds those of its node alone.
+
     Examples
     --------
     >>> import numpy as np, ruvattn
@@ -80,29 +88,7 @@ class GraphRoPEAttention(GraphVariant):
 
     def make_parameters(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Fill ``W_q``, ``W_k``, ``W_v`` and ``W_skip`` with their biases."""
-        shapes = {"q": (self.embed_dim, self.width), "k": (self.key_dim, self.width), "v": (self.key_dim, self.width)}
-        if self._root:
-            shapes["skip"] = (self.embed_dim, self.output_dim(0))
-        for name, shape in shapes.items():
-            self.add_weights(f"W_{name}", rng, shape, dtype)
-            if self.config.options["bias"]:
-                self.add_bias(f"b_{name}", shape[1], dtype)
-
-    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return W_q q + b_q, W_k k + b_k and W_v v + b_v.
-
-        Parameters
-        ----------
-        q, k, v : ndarray, (..., L, width)
-            The inputs, checked.
-
-        Returns
-        -------
-        q, k, v : ndarray, (..., L, H·C)
-            In the compute dtype.
-        """
-        q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
-        return q, k, v
+        self.add_projections(rng, dtype)
 
     def make_score(self) -> HopRotaryScore:
         """Return the score of one hop."""
@@ -121,11 +107,28 @@ class GraphRoPEAttention(GraphVariant):
             return given
 
         def reached() -> Graph:
-            pairs = given.k_hop(self._hops)
-            found = Graph.of(pairs, edge_attr=pairs.hops[:, None])
-            return found.with_self_loops("add", fill_value=0.0) if self._loops else found
+            reach = min(self._hops, max(given.num_nodes, 1))  # no path is longer
+            try:
+                adjacency, hops = hop_pairs(given.adjacency, reach, MOST_PAIRS, None)
+            except InputTooLargeError:
+                raise InputTooLargeError(
+                    f"max_hops is {self._hops}, for which there are more than {MOST_PAIRS:,} pairs of nodes in reach: create the variant with a "
+                    "smaller max_hops, or use forward_neighborhood for a few nodes"
+                ) from None
+            bare = Graph._make(adjacency, None)
+            if self._loops:
+                bare = bare.with_self_loops("add")
+            # In single precision, whatever the features are in: pairs are many, and numbers of hops few.
+            attr = np.zeros(bare.num_edges, np.float32)
+            far = np.ones(bare.num_edges, bool)
+            if self._loops:
+                far[bare.adjacency.indptr[1:] - 1] = False  # each row ends with its loop
+            attr[far] = hops
+            found = Graph._make(bare.adjacency, bare._order, attr=attr[:, None])
+            found._looped = bare._looped
+            return found
 
-        return given._keep(("rope", self._hops, self._loops), reached)
+        return given._keep_graph(("rope", self._hops, self._loops), reached)
 
     def edge_features(self, graph: Graph, dtype: np.dtype[Any]) -> np.ndarray | None:
         """Return the hops of each edge, (E, 1); None where all are one hop long."""
@@ -140,9 +143,10 @@ class GraphRoPEAttention(GraphVariant):
         return self._loops
 
     def forward_neighborhood(
-        self, node: int, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, threads: int | None = None
-    ) -> np.ndarray:
-        """Attend with one node to all nodes within `max_hops`: the node's row of `forward_graph`.
+        self, node: int, x: Any, edge_index: Any, edge_attr: Any = None, *, edge_weight: Any = None, dropout: float | None = None,
+        seed: int | None = None, threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Attend with one node to all nodes within `max_hops`: the node's row of `forward_graph`, but for what dropout drops.
 
         Parameters
         ----------
@@ -154,6 +158,10 @@ class GraphRoPEAttention(GraphVariant):
             The edges.
         edge_attr, edge_weight : None
             There is no use for them, but for the weights of a bipartite graph.
+        dropout : float, optional
+            Share of the weights to drop; ``dropout_rate`` while `training` is set, else 0, when not given.
+        seed : int, optional
+            Of the dropout; it doesn't drop the pairs that it drops in `forward_graph`.
         threads : int, optional
             How many threads to use at most.
 
@@ -167,15 +175,16 @@ class GraphRoPEAttention(GraphVariant):
         AttentionError
             As for `forward_graph`.
         """
-        if isinstance(x, tuple) or edge_attr is not None:
-            return super().forward_neighborhood(node, x, edge_index, edge_attr, edge_weight=edge_weight, threads=threads)
-        return self.forward_k_hop(node, x, edge_index, self._hops, threads=threads)
+        graph = self._read_graph(edge_index, *self._read_features(x), edge_attr, edge_weight)
+        if graph.is_bipartite:
+            return super().forward_neighborhood(node, x, graph, dropout=dropout, seed=seed, threads=threads)
+        return self.forward_k_hop(node, x, graph, self._hops, dropout=dropout, seed=seed, threads=threads)
 
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return the heads beside each other or their mean, plus W_skip x_i."""
         made = self.heads_together(merged)
         if self._root:
-            own = linear(inputs[0], self._arrays["W_skip"], self._arrays.get("b_skip"))
+            own = self.own_features(inputs[0])
             own += made
             made = own
         return self.project_output(narrowed(made, inputs[0].dtype), inputs[0].dtype, out)

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InvalidInputError
+from ruvattn.validation import as_numbers
+
+from ..reading import array_of_tensor
 
 __all__ = ["StateDict", "heads_of"]
 
@@ -32,7 +35,7 @@ class StateDict:
         if not isinstance(state, Mapping):
             raise InvalidInputError(f"state must be a mapping of names to arrays, as layer.state_dict() is, got {type(state).__name__}")
         self._reader = reader
-        self._arrays = {name: _plain(value, name) for name, value in state.items()}
+        self._arrays = {name: _finite_array(value, name) for name, value in state.items()}
         self._left = dict.fromkeys(self._arrays)
 
     @property
@@ -119,13 +122,11 @@ def heads_of(vectors: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return vectors.reshape(shape) if vectors.shape == (1, *shape) else vectors
 
 
-def _plain(value: Any, name: str) -> np.ndarray:
-    """Return an array of a tensor, too."""
+def _finite_array(value: Any, name: str) -> np.ndarray:
+    """Return finite real numbers as an array."""
     if not isinstance(name, str):
         raise InvalidInputError(f"names in state must be str, got {name!r}")
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
+    array = as_numbers(array_of_tensor(value, f"{name} in state"), f"{name} in state")
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise InvalidInputError(f"{name} in state must be an array of real numbers, got dtype {array.dtype}")
     if not np.isfinite(array).all():

@@ -12,13 +12,13 @@ from ruvattn.running import narrowed
 from ruvattn.validation import check_bool
 
 from .base import GraphVariant
-from .parameters import per_head
+from .parameters import DotProductProjections, per_head
 from .state import StateDict
 
 __all__ = ["GraphTransformerAttention"]
 
 
-class GraphTransformerAttention(GraphVariant):
+class GraphTransformerAttention(DotProductProjections, GraphVariant):
     """Graph transformer (Shi et al., 2021, "Masked Label Prediction: Unified Message Passing Model for Semi-Supervised Classification", eq. 3–5).
 
     ``α_ij = softmax_j (W_q x_i)·(W_k x_j + W_edge e_ij) / √C`` over the incoming edges j → i of node i, and
@@ -63,34 +63,11 @@ class GraphTransformerAttention(GraphVariant):
 
     def make_parameters(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Fill ``W_q``, ``W_k``, ``W_v``, ``W_edge``, ``W_skip`` with their biases, and ``w_beta``."""
-        out = self.output_dim(0)
-        shapes = {"q": (self.embed_dim, self.width), "k": (self.key_dim, self.width), "v": (self.key_dim, self.width)}
-        if self._root:
-            shapes["skip"] = (self.embed_dim, out)
-        for name, shape in shapes.items():
-            self.add_weights(f"W_{name}", rng, shape, dtype)
-            if self.config.options["bias"]:
-                self.add_bias(f"b_{name}", shape[1], dtype)
+        self.add_projections(rng, dtype)
         if self.edge_dim is not None:
             self.add_weights("W_edge", rng, (self.edge_dim, self.width), dtype)
         if self._beta and self._root:
-            self.add_weights("w_beta", rng, (3 * out, 1), dtype)
-
-    def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return W_q q + b_q, W_k k + b_k and W_v v + b_v.
-
-        Parameters
-        ----------
-        q, k, v : ndarray, (..., L, width)
-            The inputs, checked.
-
-        Returns
-        -------
-        q, k, v : ndarray, (..., L, H·C)
-            In the compute dtype.
-        """
-        q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
-        return q, k, v
+            self.add_weights("w_beta", rng, (3 * self.output_dim(0), 1), dtype)
 
     def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the queries with W_edgeᵀ q beside them, and the features of edges, which join keys and values."""
@@ -113,7 +90,7 @@ class GraphTransformerAttention(GraphVariant):
         dtype = inputs[0].dtype
         made = self.heads_together(merged)
         if self._root:
-            own = linear(inputs[0], self._arrays["W_skip"], self._arrays.get("b_skip"))
+            own = self.own_features(inputs[0])
             if self._gated:
                 weights = self.parameter("w_beta", made.dtype).reshape(3, -1)
                 # w·[m, r, m − r] with two products instead of three

@@ -1,4 +1,4 @@
-"""`ruvattn.layer_norm`: rows of a width, with weight and bias. A case that changes gets a new name, as in engine.py."""
+"""What layers are made of beside attention: `ruvattn.layer_norm`, and rows times weights. A case that changes gets a new name, as in engine.py."""
 
 from __future__ import annotations
 
@@ -38,4 +38,23 @@ class LayerNorm:
         self.call()
 
     def peakmem_layer_norm(self, case: str, threads: int) -> None:
+        self.call()
+
+
+class Linear:
+    """Rows times weights, plus a bias: few rows are left to NumPy."""
+
+    params: ClassVar[list[list[Any]]] = [["16x256x256", "1000x64x64", "20000x64x256", "2048x1024x1024", "20000x64x64, float64"], list(THREADS)]
+    param_names: ClassVar[list[str]] = ["rows, width, columns", "threads"]
+
+    def setup(self, case: str, threads: int) -> None:
+        from ruvattn.projection import linear
+
+        shape, _, dtype = case.partition(", ")
+        rows, width, columns = (int(n) for n in shape.split("x"))
+        arrays = (normal((rows, width)), normal((width, columns), seed=1), normal((columns,), seed=2))
+        x, weight, bias = (array.astype(dtype or "float32") for array in arrays)
+        self.call = lambda: linear(x, weight, bias, threads=threads)
+
+    def time_linear(self, case: str, threads: int) -> None:
         self.call()
