@@ -11,7 +11,7 @@ from .isa import load_kernels
 from .threads import resolve_threads
 from .validation import clean
 
-__all__ = ["compute_dtype", "linear"]
+__all__ = ["compute_dtype", "linear", "saturated_sum"]
 
 MANY_ROWS = 32
 """From so many rows on, packing the weights takes less time than it saves."""
@@ -40,7 +40,7 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     dtype
         float64 or float32.
     """
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    return np.dtype(np.float64 if dtype.kind == "f" and dtype.itemsize == 8 else np.float32)  # in whatever byte order
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, threads: int | None = None) -> np.ndarray:
@@ -94,3 +94,25 @@ def _repair(made: np.ndarray, rows: np.ndarray, weight: np.ndarray, bias: np.nda
             exact += bias
         largest = np.finfo(made.dtype).max
         made[over] = np.where(np.isfinite(exact), np.clip(exact, -largest, largest), exact)
+
+
+def saturated_sum(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return x + y; where that is too large for the dtype though both are finite, the largest number, as in products.
+
+    Parameters
+    ----------
+    x, y : ndarray
+        Of float32 or float64, of shapes that broadcast.
+
+    Returns
+    -------
+    ndarray
+        A new array.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: np.ndarray = x + y
+        if np.isfinite(total.sum(dtype=np.float64)):
+            return total
+    over = np.isinf(total) & np.isfinite(x) & np.isfinite(y)
+    total[over] = np.copysign(np.finfo(total.dtype).max, total[over])
+    return total

@@ -313,7 +313,9 @@ class BoundScore:
         self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
         self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
         self.forward = self._compiled(score, self.dtype) if score.edge_terms in (None, edge_terms) else None
-        self.leaky, self.slope = self._leaky(score.leaky, list(params.values()), width) if self.forward is not None else (None, 0.0)
+        # what a class says of its own form, not of one that a subclass or an instance brings
+        kind = score.leaky if self.forward is not None and "leaky" in vars(type(score)) and "kernels" not in vars(score) else None
+        self.leaky, self.slope = self._leaky(kind, list(params.values()), width)
         self.symmetric = bool(score.symmetric) and self.forward is not None
         if score.symmetric and len(self.rows) != len(self.cols):
             raise InvalidInputError(f"{name} says that it is symmetric, and has {len(self.rows)} row terms and {len(self.cols)} column terms")

@@ -7,7 +7,7 @@
     edges.py       ruvattn.edge_attention on graphs, and the choice of the k keys that matter most
     graph.py       the layers of ruvattn-graph along edges; building graphs, hops, sampling
     degrees.py     how the edges of these graphs are spread over their nodes
-    layers.py     ruvattn.layer_norm, products with weights
+    layers.py      ruvattn.layer_norm, and rows times weights
     variants.py    ruvattn.create: every variant that the project maintains, by name
     imports.py     import time
 

@@ -307,6 +307,7 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
     cdef Py_ssize_t batch = leading(q, 3), n, units
     cdef Py_ssize_t *tables
     cdef real *by_key = NULL
+    cdef double slope       # a Python number becomes a ``real`` by way of float in every build
     cdef cnp.ndarray array
     cdef object capsule
     memset(&p, 0, sizeof(p))
@@ -405,7 +406,8 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v, cnp.nd
             p.forward = <score_forward>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
             p.forward_data = PyCapsule_GetContext(capsule)
             if score.leaky is not None and p.together and p.span == p.heads and p.span <= 8 and VLEN % p.span == 0:
-                p.slope = <real>score.slope
+                slope = score.slope
+                p.slope = <real>slope
                 if score.leaky == "hidden":
                     p.hidden = p.d % VLEN == 0 and p.key_attr == 0 and p.n_cols == 0 and p.slope <= 1
                 elif p.n_rows == 1 and [by_edge for _, by_edge in terms] == [False] + [True] * (p.n_cols - 1):

@@ -141,8 +141,8 @@ cdef inline void hidden_logits(const Edges *p, Py_ssize_t b, Py_ssize_t i, Py_ss
                 c += VLEN
             v_sum_four(c0, c1, c2, c3, sums)
             for t in range(4 if n - j > 4 else n - j):
-                # −inf would say that the edge is masked; an overflow upwards, and NaN, have the row computed by the score's own form
-                s[(j + t) * heads + g] = -REAL_MAX if sums[t] < -REAL_MAX else sums[t]
+                # −inf would say that the edge is masked; an overflow either way becomes NaN, which has the row computed by the score's own form
+                s[(j + t) * heads + g] = sums[t] + sums[t] * 0
             q += p.q_head
             a += p.n_params
             k0 += p.k_head

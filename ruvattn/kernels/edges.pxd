@@ -8,11 +8,12 @@ from libc.math cimport INFINITY, exp, isnan
 from libc.string cimport memset
 
 from .dropout cimport fmix, head_key, row_key
-from .edge_problem cimport EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, key_width, value_width
-from .edge_wide cimport wide_row_of_edges
+from .edge_problem cimport EDGE_COLUMNS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, key_width, value_width
+from .edge_wide cimport called_off, value_of, wide_row_of_edges
 from .gather cimport gather_dots, gather_values
 from .softmax cimport exp_four, settle
-from .vector cimport VLEN, real, tanh_v, v_eq, v_load, v_max, v_select, v_set1, v_store, v_sum, v_top, vreal
+from .vector cimport REAL_MAX, VLEN, real, tanh_v, v_eq, v_load, v_max, v_select, v_set1, v_store, v_sum, v_top, vreal
+from .wide cimport all_finite, narrow, wide, wide_exp
 
 # --- logits ---------------------------------------------------------------------------------------------------------------------
 
@@ -293,6 +294,48 @@ cdef inline Verdict finish_row(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ss
     return WITHOUT_WEIGHT if state.total == 0 and e0 < e1 else FINE
 
 
+cdef inline void wide_values(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e0, Py_ssize_t e1,
+                             EdgeScratch *w) noexcept nogil:
+    """A row of a compiled score whose values overflow though its logits are numbers: values in wide arithmetic, by 64 columns. attend_row came
+    before."""
+    cdef Py_ssize_t e, n, j, t, c = 0, count, width = value_width(p)
+    cdef wide lse = <wide>p.lse[(b * p.heads + h) * p.lq + i], weight
+    cdef wide sums[EDGE_COLUMNS]
+    cdef const real *v
+    cdef real *out = p.out + p.out_at[b] + h * p.out_head + i * p.out_row
+    cdef unsigned int key = row_key(head_key(p.seed, b, h), i)
+    cdef double since = 0
+    if lse - lse != 0:
+        return
+    while c < width:
+        count = width - c if width - c < EDGE_COLUMNS else EDGE_COLUMNS
+        for t in range(count):
+            sums[t] = 0
+        e = e0
+        while e < e1:
+            n = e1 - e if e1 - e < EDGE_TILE else EDGE_TILE
+            if called_off(p, &since, n * (key_width(p) + count)):
+                return
+            row_logits(p, b, h, i, e, n, w)
+            for j in range(n):
+                if w.s[j] == <real>-INFINITY:
+                    continue
+                v = value_of(p, b, h, e + j)
+                if not all_finite(v, p.dv) or (p.value_attr > 0 and not all_finite(p.attr + (e + j) * p.attr_row, p.value_attr)):
+                    return
+                weight = wide_exp(<wide>w.s[j] - lse)
+                if p.dropout:
+                    weight = weight * <wide>p.keep_scale
+                    if fmix(key + <unsigned int>p.indices[e + j] * <unsigned int>0xC2B2AE3D) < p.drop_below:
+                        weight = 0
+                for t in range(count):
+                    sums[t] += weight * <wide>(v[c + t] if c + t < p.dv else p.attr[(e + j) * p.attr_row + c + t - p.dv])
+            e += n
+        for t in range(count):
+            out[c + t] = narrow(sums[t], REAL_MAX)
+        c += EDGE_COLUMNS
+
+
 cdef inline void conclude_row(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e0, Py_ssize_t e1, RowState *state, real *o,
                               EdgeScratch *w) noexcept nogil:
     """Write the whole row [e0, e1) from its state. NaN or infinity may have come in through a masked edge: once more, without those. What is
@@ -306,3 +349,5 @@ cdef inline void conclude_row(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssi
             return
     if p.forward == NULL:
         wide_row_of_edges(p, b, h, i, e0, e1)
+    elif p.out != NULL:
+        wide_values(p, b, h, i, e0, e1, w)

@@ -511,7 +511,7 @@ class Graph(OrderedEdges):
         if self._pointers is None:
             raise InvalidInputError("unbatch is of graphs that Graph.batch made, and this graph wasn't")
         places = {"sources": 0, "nodes": 1, "destinations": 1, "edges": 2}
-        if of not in places:
+        if not isinstance(of, str) or of not in places:
             raise InvalidInputError(f"of must be one of {', '.join(map(repr, places))}, got {of!r}")
         pointers, whole = self._pointers[places[of]], as_numbers(array, "array")
         if pointers is None:

@@ -17,7 +17,7 @@ import numpy as np
 from ruvattn import create, layer_norm, variants
 from ruvattn.builtin.multihead import glorot, parameter_dtype
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
-from ruvattn.projection import compute_dtype, linear
+from ruvattn.projection import compute_dtype, linear, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_positive, check_probability, check_rank, check_seed
@@ -246,8 +246,9 @@ class AttentionGNNLayer:
             if self.attention._check_finite:
                 check_finite(given, "x")  # a row that isn't would be NaN throughout, of no name
             arrived = self.attention.forward_graph(self._norm("norm_1", given, None, threads), edge_index, edge_attr, **told)
-            between = _added(given, arrived)
-            made = _added(self._feed_forward(self._norm("norm_2", between, None, threads)), between)
+            compute = compute_dtype(given.dtype)
+            between = saturated_sum(given.astype(compute, copy=False), arrived.astype(compute, copy=False))
+            made = saturated_sum(self._feed_forward(self._norm("norm_2", between, None, threads)), between)
         else:
             arrived = self.attention.forward_graph(given, edge_index, edge_attr, **told)
             wide = compute_dtype(given.dtype)
@@ -276,19 +277,6 @@ class AttentionGNNLayer:
 
     def __repr__(self) -> str:
         return f"AttentionGNNLayer({self.embed_dim}, {self.num_heads}, attention={self._config['attention']!r})"
-
-
-def _added(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return x + y in the compute dtype; a finite sum that is too large for it becomes its largest number, as in products."""
-    compute = compute_dtype(x.dtype)
-    x, y = x.astype(compute, copy=False), y.astype(compute, copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total: np.ndarray = x + y
-    over = np.isinf(total)
-    if over.any():
-        over &= np.isfinite(x) & np.isfinite(y)
-        total[over] = np.copysign(np.finfo(compute).max, total[over])
-    return total
 
 
 def _activate(x: np.ndarray, activation: str) -> None:

@@ -88,7 +88,7 @@ def read_how(how: Any) -> str:
     InvalidInputError
         If it is none.
     """
-    if how not in HOWS:
+    if not isinstance(how, str) or how not in HOWS:
         raise InvalidInputError(f"how must be one of {', '.join(map(repr, HOWS))}, got {how!r}: graph.without_self_loops() takes loops away")
     return str(how)
 

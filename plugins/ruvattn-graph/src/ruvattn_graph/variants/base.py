@@ -28,7 +28,7 @@ from ruvattn import Context, GraphAttention, edge_attention
 from ruvattn.builtin.multihead import parameter_dtype
 from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
 from ruvattn.headwise import MAX_KEYS, HeadwiseAttention, merge_heads, split_heads
-from ruvattn.projection import compute_dtype, linear
+from ruvattn.projection import compute_dtype, linear, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_rank, check_seed
@@ -315,7 +315,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         dtype = inputs[0].dtype
         made = self.heads_together(merged)
         if "b" in self._arrays:
-            made = made + self.parameter("b", made.dtype)
+            made = saturated_sum(made, self.parameter("b", made.dtype))
         return self.project_output(narrowed(made, dtype), dtype, out)
 
     def with_residual(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
@@ -337,7 +337,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         """
         dtype = inputs[0].dtype
         made = linear(inputs[0], self._arrays["W_res"], self._arrays.get("b"))
-        made += self.heads_together(merged)
+        made = saturated_sum(made, self.heads_together(merged))
         return self.project_output(narrowed(made, dtype), dtype, out)
 
     def with_edge_features(self, acc: np.ndarray) -> np.ndarray:
@@ -600,7 +600,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         options: dict[str, Any] = dict(self._constant)
         self._add_dropout(options, dropout, seed)
         compute = compute_dtype(q.dtype)
-        weight = graph.csr_edge_weight(compute)
+        weight = shares(graph, compute) if self.softmax else graph.csr_edge_weight(compute)
         with threads_of_call(threads):  # products, too
             merged, context, weights = self.propagate(inputs, graph, attr, weight, options, return_weights, threads)
             made = self.complete(merged, inputs, out)
@@ -683,6 +683,35 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             raise InputTooLargeError(
                 f"a node has {most:,} incoming edges, and max_keys is {limit:,}: create the variant with a larger max_keys, or None"
             )
+
+
+def shares(graph: Graph, dtype: np.dtype[Any]) -> np.ndarray | None:
+    """Return weights of edges divided by the largest of their destination: only ratios count, and no dtype rounds all of them to 0.
+
+    Parameters
+    ----------
+    graph : Graph
+        Without weights below 0.
+    dtype : dtype
+        Of the computation.
+
+    Returns
+    -------
+    ndarray, (E,), or None
+        From 0 to 1, in the order of the adjacency; None for a graph without weights.
+    """
+    weight = graph.csr_edge_weight(np.float64)
+    if weight is None or not weight.size:
+        return weight if weight is None else weight.astype(dtype)
+
+    def divided() -> np.ndarray:
+        counts = np.diff(graph.adjacency.indptr)
+        some = counts > 0
+        largest = np.repeat(np.maximum.reduceat(weight, graph.adjacency.indptr[:-1][some]), counts[some])
+        return np.divide(weight, largest, out=np.zeros_like(weight), where=largest > 0).astype(dtype)
+
+    found: np.ndarray = graph._keep(("shares", dtype), divided)
+    return found
 
 
 def _looks_like_edges(k: Any) -> bool:

@@ -68,7 +68,7 @@ class OneNode:
         graph = self.graph_of(self._read_graph(edge_index, inputs, names, edge_attr, edge_weight))
         row = slice(*(int(i) for i in graph.adjacency.indptr[at : at + 2]))
         compute = compute_dtype(inputs[0].dtype)
-        attr, weight = self.edge_features(graph, compute), graph.csr_edge_weight(compute)
+        attr, weight = self.edge_features(graph, compute), graph.csr_edge_weight(np.float64)
         attr, weight = None if attr is None else attr[row], None if weight is None else weight[row]
         return self._forward_star(inputs, names, at, graph.adjacency.indices[row], attr, weight, dropout, seed, threads)
 

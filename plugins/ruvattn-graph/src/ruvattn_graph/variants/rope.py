@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InputTooLargeError
+from ruvattn.projection import saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool, check_int, check_positive
 
@@ -184,7 +185,5 @@ class GraphRoPEAttention(DotProductProjections, GraphVariant):
         """Return the heads beside each other or their mean, plus W_skip x_i."""
         made = self.heads_together(merged)
         if self._root:
-            own = self.own_features(inputs[0])
-            own += made
-            made = own
+            made = saturated_sum(self.own_features(inputs[0]), made)
         return self.project_output(narrowed(made, inputs[0].dtype), inputs[0].dtype, out)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InvalidInputError
-from ruvattn.projection import linear
+from ruvattn.projection import linear, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool
 
@@ -152,13 +152,13 @@ class SAGEAttention(NeighbourVariant):
         if not self._first:
             made = linear(self.arrived(merged, self.key_dim), self._arrays["W_l"], bias)
             if self._root:
-                made += linear(inputs[0], self._arrays["W_r"])
+                made = saturated_sum(made, linear(inputs[0], self._arrays["W_r"]))
         elif self._root:
             made = linear(inputs[0], self._arrays["W_r"], bias)
-            made += self.arrived(merged, self.width)
+            made = saturated_sum(made, self.arrived(merged, self.width))
         else:
             made = self.arrived(merged, self.width)
-            made = made.copy() if bias is None else made + bias.astype(made.dtype, copy=False)
+            made = made.copy() if bias is None else saturated_sum(made, bias.astype(made.dtype, copy=False))
         if self._normalizes:
             _divide_by_length(made)
         return self.project_output(narrowed(made, dtype), dtype, out)

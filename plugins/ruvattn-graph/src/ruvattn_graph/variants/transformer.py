@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ruvattn.headwise import split_heads
-from ruvattn.projection import linear
+from ruvattn.projection import linear, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool
 
@@ -98,8 +98,7 @@ class GraphTransformerAttention(DotProductProjections, GraphVariant):
                     gate = 1 / (1 + np.exp(-(made @ (weights[0] + weights[2]) + own @ (weights[1] - weights[2]))))[..., None]
                 made = gate * own + (1 - gate) * made
             else:
-                own += made
-                made = own
+                made = saturated_sum(own, made)
         return self.project_output(narrowed(made, dtype), dtype, out)
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
