@@ -358,7 +358,7 @@ class BoundScore:
     def _planes(score: Score, width: int) -> tuple[int, ...]:
         if score.splits is None:
             return (0, width)
-        if score.splits == ():
+        if isinstance(score.splits, tuple) and not score.splits:
             return (0,)
         try:
             splits = tuple(operator.index(n) for n in score.splits)

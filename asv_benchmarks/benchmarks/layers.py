@@ -58,3 +58,6 @@ class Linear:
 
     def time_linear(self, case: str, threads: int) -> None:
         self.call()
+
+    def peakmem_linear(self, case: str, threads: int) -> None:
+        self.call()
