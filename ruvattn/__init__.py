@@ -20,7 +20,7 @@ Where things are:
     planning.py, key_ranges.py  from a pattern to what a kernel walks through;  listed.py  to the pairs themselves, where they are few
     kernels/         the compiled code;  isa.py  which build of it runs;  threads.py  on how many threads;  build.py  how it is built
     reference.py     the slow float64 oracle that everything is tested against;  testing/  the conformance suite
-    cli/, demo.py    the command line
+    files.py         files that are there whole or not at all;  cli/, demo.py  the command line
 
 Importing the package imports NumPy and what `attention` needs, nothing else: no plugin is looked for, and the other names are loaded when first
 used.

@@ -19,7 +19,7 @@ from .adjacency import Adjacency, as_ints, read_structure
 from .aggregates import Aggregate, WeightedSum
 from .call import Call, as_plain, of_call, read_bias, read_call
 from .errors import DimensionMismatchError, InvalidInputError
-from .isa import load_kernels
+from .isa import KernelsByDtype
 from .running import (
     add_sinks,
     as_aggregate,
@@ -54,15 +54,7 @@ GATHERED_NUMBERS = 1 << 20
 
 _ATTR_TO = ("both", "key", "value")
 
-_kernels: dict[Any, Any] = {}
-
-
-def _kernel(dtype: np.dtype[Any]) -> Any:
-    """Return the kernels for a dtype; loaded when first needed."""
-    kernel = _kernels.get(dtype)
-    if kernel is None:
-        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.edge", dtype.name)
-    return kernel
+_kernels = KernelsByDtype("ruvattn.kernels.edge")
 
 
 def edge_attention(
@@ -290,7 +282,7 @@ def attend_sets(
     """
     heads = q.shape[-3]
     full = (*q.shape[:-2], indices.size)
-    _kernel(q.dtype).attend(
+    _kernels[q.dtype].attend(
         q, k, v, out, lse, scale, indptr.reshape(-1, q.shape[-2] + 1), indices,
         set_batch=(heads if by_head else 1) if by_batch else 0, set_head=1 if by_head else 0,
         key_attr=key_attr, value_attr=value_attr, values_by_edge=values_by_edge, score=score, terms=terms or [],

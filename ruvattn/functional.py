@@ -36,7 +36,7 @@ from .running import (
     outer,
     reduce_rows,
     run,
-    tile_kernel,
+    tile_kernels,
     weights_of,
     writable_in_place,
 )
@@ -162,7 +162,7 @@ def attention(
         and seed is None
         and (causal is True or causal is False)
     ):
-        found = _plain(tile_kernel(q.dtype).attend_plain, q, k, v, causal, resolve_threads(threads), bool(return_lse))
+        found = _plain(tile_kernels[q.dtype].attend_plain, q, k, v, causal, resolve_threads(threads), bool(return_lse))
         if found is not None:
             return found
     if v is None:  # which read_call takes for a call without values
@@ -258,7 +258,7 @@ def attention_logits(
         and isinstance(score, str) and score == "dot" and type(query_offset) is int and query_offset == 0
         and type(q) is np.ndarray and q.dtype in NATIVE_DTYPES and q.size
     ):  # fmt: skip
-        found = _plain(tile_kernel(q.dtype).logits_plain, q, k, resolve_threads(threads))
+        found = _plain(tile_kernels[q.dtype].logits_plain, q, k, resolve_threads(threads))
         if found is not None:
             return found
     call = read_call(

@@ -12,11 +12,12 @@ import os
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from .errors import InvalidInputError, UnsupportedError
 from .threads import keep_pausable
 
-__all__ = ["ISAS", "ISA_VARIABLE", "active_isa", "load_kernels", "supported_isas"]
+__all__ = ["ISAS", "ISA_VARIABLE", "KernelsByDtype", "active_isa", "load_kernels", "supported_isas"]
 
 ISAS = ("v3", "baseline", "scalar")
 """The instruction sets that there are builds for, best first: AVX2 with FMA; what every x86-64 or aarch64 has; no vectors."""
@@ -103,6 +104,24 @@ def load_kernels(name: str, dtype: str | None = None) -> ModuleType:
     raise InvalidInputError(
         f"name must be a compiled module built by ruvattn.build.extensions, and there is no {name}_{active}{suffix}: build and install its package"
     )
+
+
+class KernelsByDtype(dict[Any, ModuleType]):
+    """The builds of a module for each dtype, for the instruction set in use: dtype to module, imported when first asked for.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_kernels`.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __missing__(self, dtype: Any) -> ModuleType:
+        module = self[dtype] = load_kernels(self.name, dtype.name)
+        return module
 
 
 def _is_built(name: str, isa: str) -> bool:

@@ -13,22 +13,14 @@ from typing import Any
 import numpy as np
 
 from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
-from .isa import load_kernels
+from .isa import KernelsByDtype
 from .running import empty, narrowed, native
 from .threads import resolve_threads
 from .validation import COMPUTE_DTYPES, NATIVE_DTYPES, as_array, as_numbers, check_bool, check_out, clean
 
 __all__ = ["layer_norm"]
 
-_kernels: dict[Any, Any] = {}
-
-
-def _kernel(dtype: np.dtype[Any]) -> Any:
-    """Return the kernels for a dtype; loaded when first needed."""
-    kernel = _kernels.get(dtype)
-    if kernel is None:
-        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.norm", dtype.name)
-    return kernel
+_kernels = KernelsByDtype("ruvattn.kernels.norm")
 
 
 def layer_norm(
@@ -125,7 +117,7 @@ def layer_norm(
     if return_stats:
         mean, rstd = empty(shape[:-1], compute), empty(shape[:-1], compute)
     source, beside, target = _rows(clean(array, compute), None if other is None else clean(other, compute), result)
-    _kernel(compute).normalise(source, beside, scales, shifts, target, mean, rstd, eps=number, threads=team)
+    _kernels[compute].normalise(source, beside, scales, shifts, target, mean, rstd, eps=number, threads=team)
     if not direct:
         result = narrowed(result, dtype)
         if out is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .isa import load_kernels
+from .isa import KernelsByDtype
 from .threads import resolve_threads
 from .validation import clean
 
@@ -16,15 +16,7 @@ __all__ = ["compute_dtype", "linear", "saturated_sum"]
 MANY_ROWS = 32
 """From so many rows on, packing the weights takes less time than it saves."""
 
-_kernels: dict[Any, Any] = {}
-
-
-def _kernel(dtype: np.dtype[Any]) -> Any:
-    """Return the kernels for a dtype; loaded when first needed."""
-    kernel = _kernels.get(dtype)
-    if kernel is None:
-        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.linear", dtype.name)
-    return kernel
+_kernels = KernelsByDtype("ruvattn.kernels.linear")
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -72,7 +64,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
     if rows.shape[0] >= MANY_ROWS and weight.size:
         made = np.empty((rows.shape[0], weight.shape[1]), compute)
         source, factors = clean(rows, compute), clean(weight, compute)
-        finite = _kernel(compute).multiply(source, factors, None if shift is None else clean(shift, compute), made, resolve_threads(threads))
+        finite = _kernels[compute].multiply(source, factors, None if shift is None else clean(shift, compute), made, resolve_threads(threads))
     else:
         with np.errstate(all="ignore"):
             made = rows @ weight

@@ -21,7 +21,7 @@ from .aggregates import Aggregate, WeightedSum
 from .call import Call, narrower
 from .dropout import kept_weights
 from .errors import DimensionMismatchError, InvalidInputError
-from .isa import load_kernels
+from .isa import KernelsByDtype
 from .planning import Plan, plans
 from .scores import BoundScore, Dot, Score, head_params, saturated
 from .validation import check_out, clean
@@ -43,20 +43,12 @@ __all__ = [
     "real_array",
     "reduce_rows",
     "run",
-    "tile_kernel",
+    "tile_kernels",
     "weights_of",
     "writable_in_place",
 ]
 
-_kernels: dict[Any, Any] = {}
-
-
-def tile_kernel(dtype: np.dtype[Any]) -> Any:
-    """Return the kernels for a dtype; loaded when first needed."""
-    kernel = _kernels.get(dtype)
-    if kernel is None:
-        kernel = _kernels[dtype] = load_kernels("ruvattn.kernels.tile", dtype.name)
-    return kernel
+tile_kernels = KernelsByDtype("ruvattn.kernels.tile")
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------------
@@ -132,7 +124,7 @@ def run(
     """Run the kernel, for all rows at once or for those of one plan after another."""
     if not call.batch or not call.lq:
         return
-    kernel = tile_kernel(call.compute)
+    kernel = tile_kernels[call.compute]
     scale, score = bound
     if out is not None and lse is not None and call.pattern is not None and score is None:
         from .residues import attend_residues, residues_fit

@@ -35,8 +35,8 @@ CHECKS = {
 # What users, plugin authors or tests of plugins import from. A module that is in neither list is an error: somebody has to decide.
 PUBLIC = {
     "", "adjacency", "aggregates", "attention_config", "build", "builtin", "config", "context", "demo", "edges", "errors", "explicit_patterns",
-    "functional", "headwise", "hookspecs", "interfaces", "isa", "manifold", "normalization", "patterns", "plugins", "projection", "reference",
-    "registry", "scores", "selection", "sparse_mask", "testing", "threads",
+    "files", "functional", "headwise", "hookspecs", "interfaces", "isa", "manifold", "normalization", "patterns", "plugins", "projection",
+    "reference", "registry", "scores", "selection", "sparse_mask", "testing", "threads",
 }  # fmt: skip
 INTERNAL = {"__main__", "call", "cli", "dropout", "kernels", "key_ranges", "listed", "pattern_algebra", "planning", "residues", "running",
             "validation"}

@@ -15,6 +15,7 @@ import numpy as np
 
 import ruvattn
 from ruvattn import isa, reference, running
+from ruvattn.isa import KernelsByDtype
 
 FLOATS = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 DTYPES = {**FLOATS, "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -91,15 +92,20 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @contextlib.contextmanager
-def use_isa(name: str) -> Iterator[None]:
-    """Compute with the kernels of another build."""
+def use_build(kernels: KernelsByDtype, name: str) -> Iterator[None]:
+    """Compute with the build of a module for another instruction set."""
     from importlib import import_module
 
     assert name in isa.supported_isas()
-    before = dict(running._kernels)
-    running._kernels.update({dtype: import_module(f"ruvattn.kernels.tile_{name}_{dtype.name}") for dtype in FLOATS.values()})
+    before = dict(kernels)
+    kernels.update({dtype: import_module(f"{kernels.name}_{name}_{dtype.name}") for dtype in FLOATS.values()})
     try:
         yield
     finally:
-        running._kernels.clear()
-        running._kernels.update(before)
+        kernels.clear()
+        kernels.update(before)
+
+
+def use_isa(name: str) -> contextlib.AbstractContextManager[None]:
+    """Compute with another build of the tile kernels."""
+    return use_build(running.tile_kernels, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import scipy.sparse
-from agreement import DTYPES, FLOATS, assert_close, compute_dtype, epsilon, make, oracle_dtype, same_bits, tolerance
+from agreement import DTYPES, FLOATS, assert_close, compute_dtype, epsilon, make, oracle_dtype, same_bits, tolerance, use_build
 from example_scores import COMPILED, COMPILER, HEADS, SCORES, Additive, FourTerms, build_library, compiled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,22 +26,10 @@ TILE = 256
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")
 
 
-@contextlib.contextmanager
-def use_isa(name):
-    """Compute with the edge kernels of another build."""
-    before = dict(edges._kernels)
-    edges._kernels.update({dtype: import_module(f"ruvattn.kernels.edge_{name}_{dtype.name}") for dtype in FLOATS.values()})
-    try:
-        yield
-    finally:
-        edges._kernels.clear()
-        edges._kernels.update(before)
-
-
 @pytest.fixture(params=isa.supported_isas())
 def build(request):
     """Each instruction set in turn."""
-    with use_isa(request.param):
+    with use_build(edges._kernels, request.param):
         yield request.param
 
 
@@ -305,7 +292,7 @@ def calls(draw):
 @given(call=calls(), name=st.sampled_from(isa.supported_isas()))
 def test_any_combination_of_options_agrees_with_the_oracle(call, name):
     arrays, shape, options = call
-    with use_isa(name):
+    with use_build(edges._kernels, name):
         assert_edges_agree(*arrays, *shape, **options)
 
 

@@ -482,7 +482,7 @@ def test_the_environment_forces_a_build(name):
 import numpy as np, ruvattn
 x = np.ones((2, 3), np.float32)
 ruvattn.attention(x, x, x)
-print(ruvattn.running._kernels.popitem()[1].__name__)
+print(ruvattn.running.tile_kernels.popitem()[1].__name__)
 """
     environment = {**os.environ, "RUVATTN_ISA": name, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -6,7 +6,6 @@ rounded before that counts more, the sum of x and its residual: eps · |x + resi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from agreement import DTYPES, FLOATS, compute_dtype, epsilon, oracle_dtype, same_bits
+from agreement import DTYPES, FLOATS, compute_dtype, epsilon, oracle_dtype, same_bits, use_build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,22 +31,10 @@ WIDE = np.finfo(np.longdouble).maxexp > np.finfo(np.float64).maxexp
 floats = pytest.mark.parametrize("dtype", list(FLOATS))
 
 
-@contextlib.contextmanager
-def use_isa(name):
-    """Compute with the kernels of another build."""
-    before = dict(normalization._kernels)
-    normalization._kernels.update({dtype: import_module(f"ruvattn.kernels.norm_{name}_{dtype.name}") for dtype in FLOATS.values()})
-    try:
-        yield
-    finally:
-        normalization._kernels.clear()
-        normalization._kernels.update(before)
-
-
 @pytest.fixture(params=BUILDS)
 def build(request):
     """Each instruction set in turn."""
-    with use_isa(request.param):
+    with use_build(normalization._kernels, request.param):
         yield request.param
 
 

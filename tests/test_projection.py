@@ -1,9 +1,9 @@
 """The product of layers: rows times weights plus bias, in every build, against float64, and where it overflows."""
 
-import contextlib
 
 import numpy as np
 import pytest
+from agreement import use_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,23 +14,9 @@ from ruvattn.projection import MANY_ROWS, linear
 BUILDS = isa.supported_isas()
 
 
-@contextlib.contextmanager
-def use_isa(name):
-    """Compute with the kernels of another build."""
-    kept = dict(projection._kernels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(isa, "active_isa", lambda: name)
-        projection._kernels.clear()
-        try:
-            yield
-        finally:
-            projection._kernels.clear()
-            projection._kernels.update(kept)
-
-
 @pytest.fixture(params=BUILDS)
 def build(request):
-    with use_isa(request.param):
+    with use_build(projection._kernels, request.param):
         yield request.param
 
 

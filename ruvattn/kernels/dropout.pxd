@@ -35,6 +35,11 @@ cdef inline unsigned int row_key(unsigned int key, Py_ssize_t i) noexcept nogil:
     return fmix(key + <unsigned int>i * <unsigned int>0x9E3779B1)
 
 
+cdef inline bint dropped(unsigned int key, Py_ssize_t j, unsigned int below) noexcept nogil:
+    """Whether the row of this key drops its weight of column j; `drop` asks the same of many."""
+    return fmix(key + <unsigned int>j * <unsigned int>0xC2B2AE3D) < below
+
+
 cdef inline void drop(real *s, Py_ssize_t first, Py_ssize_t n, const urint *keys, unsigned int below, real keep_scale) noexcept nogil:
     """Weights of the tile rows of keys [first, first + n): 0 where the hash is below, else times keep_scale."""
     cdef vuint k0 = v_loadu(keys), k1 = v_loadu(keys + VLEN), limit = v_set1u(below), column

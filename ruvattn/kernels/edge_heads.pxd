@@ -9,7 +9,7 @@ Rows of more than one tile go head by head.
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
-from .dropout cimport fmix, head_key, row_key
+from .dropout cimport dropped, head_key, row_key
 from .edge_problem cimport EDGE_HEADS, EDGE_PADDING, EdgeScratch, Edges, RowState, key_width
 from .edges cimport drop_edges, row_logits, row_softmax
 from .gather cimport gather_heads, v_sum_four
@@ -236,7 +236,7 @@ cdef inline void attend_leaky(const Edges *p, Py_ssize_t b, Py_ssize_t i, Py_ssi
         for g in range(heads):
             key = row_key(head_key(p.seed, b, g), i)
             for j in range(n):
-                if fmix(key + <unsigned int>keys[j] * <unsigned int>0xC2B2AE3D) < p.drop_below:
+                if dropped(key, keys[j], p.drop_below):
                     w.all[j * heads + g] = 0
                 else:
                     w.all[j * heads + g] *= p.keep_scale

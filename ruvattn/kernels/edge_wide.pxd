@@ -3,7 +3,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 
-from .dropout cimport fmix, head_key, row_key
+from .dropout cimport dropped, head_key, row_key
 from .edge_problem cimport EDGE_COLUMNS, EDGE_PATIENCE, Edges, key_width, value_width
 from .openmp cimport omp_get_thread_num
 from .vector cimport REAL_MAX, real
@@ -113,7 +113,7 @@ cdef inline void wide_row_of_edges(const Edges *p, Py_ssize_t b, Py_ssize_t h, P
                 weight = wide_exp(s - top) / total
                 if p.dropout:
                     weight = weight * <wide>p.keep_scale
-                    if fmix(key + <unsigned int>p.indices[e] * <unsigned int>0xC2B2AE3D) < p.drop_below:
+                    if dropped(key, p.indices[e], p.drop_below):
                         weight = 0
             if c == 0 and p.weights != NULL:
                 p.weights[p.weights_at[b] + h * p.weights_head + e * p.weights_edge] = narrow(weight, REAL_MAX)

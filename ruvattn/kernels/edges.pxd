@@ -7,7 +7,7 @@
 from libc.math cimport INFINITY, exp, isnan
 from libc.string cimport memset
 
-from .dropout cimport fmix, head_key, row_key
+from .dropout cimport dropped, head_key, row_key
 from .edge_problem cimport EDGE_COLUMNS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edges, RowState, key_width, value_width
 from .edge_wide cimport called_off, value_of, wide_row_of_edges
 from .gather cimport gather_dots, gather_values
@@ -151,7 +151,7 @@ cdef inline void drop_edges(real *s, const int *keys, Py_ssize_t n, unsigned int
     """Weights of one row: 0 where the hash is below, else times keep_scale; as ``drop`` in dropout.pxd."""
     cdef Py_ssize_t j
     for j in range(n):
-        s[j] = 0 if fmix(key + <unsigned int>keys[j] * <unsigned int>0xC2B2AE3D) < below else s[j] * keep_scale
+        s[j] = 0 if dropped(key, keys[j], below) else s[j] * keep_scale
 
 
 cdef inline void finish_weights(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i, Py_ssize_t e0, Py_ssize_t e1, real ref,
@@ -326,7 +326,7 @@ cdef inline void wide_values(const Edges *p, Py_ssize_t b, Py_ssize_t h, Py_ssiz
                 weight = wide_exp(<wide>w.s[j] - lse)
                 if p.dropout:
                     weight = weight * <wide>p.keep_scale
-                    if fmix(key + <unsigned int>p.indices[e + j] * <unsigned int>0xC2B2AE3D) < p.drop_below:
+                    if dropped(key, p.indices[e + j], p.drop_below):
                         weight = 0
                 for t in range(count):
                     sums[t] += weight * <wide>(v[c + t] if c + t < p.dv else p.attr[(e + j) * p.attr_row + c + t - p.dv])

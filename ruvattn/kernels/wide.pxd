@@ -5,7 +5,7 @@ Dots and sums run in a type with a wider exponent (double for float, long double
 softmax sees it. A row that sees a NaN or an infinity keeps what the fast path made of it.
 """
 from libc.math cimport INFINITY
-from .dropout cimport fmix, head_key, row_key
+from .dropout cimport dropped, head_key, row_key
 from .problem cimport Problem, row_high, row_low
 from .vector cimport real
 
@@ -133,7 +133,7 @@ cdef inline void wide_row(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize
                 continue
             weight = wide_exp(wide_logit(p, b, h, i, j) - top) / total
             if p.dropout:
-                if fmix(key + <unsigned int>j * <unsigned int>0xC2B2AE3D) < p.drop_below:
+                if dropped(key, j, p.drop_below):
                     continue
                 weight = weight * <wide>p.keep_scale
             for t in range(count):

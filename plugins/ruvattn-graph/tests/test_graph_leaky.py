@@ -1,10 +1,9 @@
 """Scores that the edge engine makes itself, for all heads of a row at once: the same as head by head, in NumPy and in float64, in every build."""
 
-import contextlib
-from importlib import import_module
 
 import numpy as np
 import pytest
+from agreement import use_build
 
 import ruvattn
 from ruvattn import edge_attention, edges, isa
@@ -17,21 +16,9 @@ HEADS = (1, 2, 3, 4, 8, 16)
 DEGREES = [0, 1, 2, 3, 4, 5, 17, 64, 255, 256, 257, 0, 2300, 7]  # around what one tile and one piece of a long row hold
 
 
-@contextlib.contextmanager
-def use_isa(name):
-    """Compute with the edge kernels of another build; the compiled forms of the scores stay those of this machine's."""
-    before = dict(edges._kernels)
-    edges._kernels.update({np.dtype(dtype): import_module(f"ruvattn.kernels.edge_{name}_{dtype}") for dtype in DTYPES})
-    try:
-        yield
-    finally:
-        edges._kernels.clear()
-        edges._kernels.update(before)
-
-
 @pytest.fixture(params=isa.supported_isas())
 def build(request):
-    with use_isa(request.param):
+    with use_build(edges._kernels, request.param):
         yield request.param
 
 

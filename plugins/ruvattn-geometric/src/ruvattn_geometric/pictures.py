@@ -8,8 +8,6 @@ The Poincaré disk keeps angles: its geodesics are arcs of circles that meet the
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
+from ruvattn.files import replacing
 from ruvattn.validation import as_array, as_numbers, check_finite, check_int, check_positive
 
 from .manifolds import PoincareBall
@@ -231,14 +230,8 @@ def save_disk(path: Any, points: Any, *, size: int = 1000, **options: Any) -> Pa
         raise InvalidInputError("ax has no place in a file of its own: draw on it with draw_disk(…), and save its figure")
     figure: Any = draw_disk(points, **options).figure
     path = Path(path)
-    # Beside its place, so that it gets there in one step, and with the rights of any new file.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            figure.savefig(file, format="png", dpi=size / figure.get_figwidth())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=size / figure.get_figwidth())
     return path
 
 

@@ -189,6 +189,34 @@ class OrderedEdges:
         """
         return self._cast(self._weight, dtype, "edge_weight")
 
+    def csr_edge_shares(self, dtype: Any) -> np.ndarray | None:
+        """Return weights divided by the largest of the edges to the same destination.
+
+        Where shares are made of them only their ratios count; so divided, no dtype rounds all of them to 0.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of the result; kept for each.
+
+        Returns
+        -------
+        ndarray, (E,), or None
+            From 0 to 1, read-only, in the order of the adjacency, for weights of at least 0; None if there are none.
+        """
+        weight = self.csr_edge_weight(np.float64)
+        if weight is None:
+            return None
+
+        def divided() -> np.ndarray:
+            counts = np.diff(self.adjacency.indptr)
+            some = counts > 0
+            largest = np.repeat(np.maximum.reduceat(weight, self.adjacency.indptr[:-1][some]), counts[some]) if weight.size else weight
+            return frozen(np.divide(weight, largest, out=np.zeros_like(weight), where=largest > 0).astype(dtype))
+
+        found: np.ndarray = self._keep(("shares", np.dtype(dtype)), divided)
+        return found
+
     def _cast(self, array: np.ndarray | None, dtype: Any, name: str) -> np.ndarray | None:
         if array is None or dtype is None or array.dtype == dtype:
             return array

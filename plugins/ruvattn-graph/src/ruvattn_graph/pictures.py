@@ -15,8 +15,6 @@ the arrow's tail. Where two nodes attend to each other the arrows part, each to 
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
+from ruvattn.files import replacing
 from ruvattn.validation import as_array, as_numbers, check_bool, check_finite, check_int
 
 from .graph import Graph
@@ -227,14 +226,8 @@ def save_graph(path: Any, graph: Any, weights: Any = None, *, size: int = 1000, 
         raise InvalidInputError("axes has no place in a file of its own: draw on it with draw_graph(…), and save its figure")
     figure: Any = draw_graph(graph, weights, **options).figure
     path = Path(path)
-    # Beside its place, so that it gets there in one step, and with the rights of any new file.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            figure.savefig(file, format="png", dpi=size / figure.get_figwidth())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=size / figure.get_figwidth())
     return path
 
 

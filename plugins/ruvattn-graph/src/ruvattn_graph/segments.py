@@ -14,12 +14,14 @@ import numpy as np
 
 from ruvattn.adjacency import Adjacency
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
-from ruvattn.isa import load_kernels
+from ruvattn.isa import KernelsByDtype
 from ruvattn.running import empty, narrowed, native
 from ruvattn.threads import resolve_threads
 from ruvattn.validation import COMPUTE_DTYPES, as_array, as_numbers, check_bool, check_out, clean
 
 __all__ = ["segment_max", "segment_mean", "segment_sum"]
+
+_kernels = KernelsByDtype("ruvattn_graph._segments")
 
 
 def segment_sum(x: Any, adjacency: Adjacency, *, edge_weight: Any = None, out: np.ndarray | None = None, threads: int | None = None) -> np.ndarray:
@@ -186,7 +188,7 @@ def _combined(
     assert found is not None
     arg = empty(shape, np.dtype(np.int64)) if with_arg else None
     if found.size:
-        load_kernels("ruvattn_graph._segments", compute.name).combine(how, rows, adjacency.indptr, adjacency.indices, weight, found, arg, team)
+        _kernels[compute].combine(how, rows, adjacency.indptr, adjacency.indices, weight, found, arg, team)
     if direct:
         return found, arg
     found = narrowed(found, dtype)

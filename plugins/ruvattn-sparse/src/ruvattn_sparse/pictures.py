@@ -9,14 +9,13 @@ and solid only where everything may.
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ruvattn import SparseMask
+from ruvattn.files import replacing
 from ruvattn.validation import check_int
 
 __all__ = ["PicturedMask"]
@@ -137,14 +136,8 @@ class PicturedMask(SparseMask):
         zoom = max(1, size // max(rows, columns))
         pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
         path = Path(path)
-        # Beside its place, so that it gets there in one step, and with the rights of any new file.
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with part.open("xb") as file:
-                imsave(file, pixels, format="png")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as file:
+            imsave(file, pixels, format="png")
         return path
 
     def _grid(self, lq: int, lk: int, rows: int, columns: int, head: int, batch: int) -> tuple[np.ndarray, np.ndarray]:

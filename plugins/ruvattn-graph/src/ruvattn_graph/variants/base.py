@@ -600,7 +600,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         options: dict[str, Any] = dict(self._constant)
         self._add_dropout(options, dropout, seed)
         compute = compute_dtype(q.dtype)
-        weight = shares(graph, compute) if self.softmax else graph.csr_edge_weight(compute)
+        weight = graph.csr_edge_shares(compute) if self.softmax else graph.csr_edge_weight(compute)
         with threads_of_call(threads):  # products, too
             merged, context, weights = self.propagate(inputs, graph, attr, weight, options, return_weights, threads)
             made = self.complete(merged, inputs, out)
@@ -683,35 +683,6 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             raise InputTooLargeError(
                 f"a node has {most:,} incoming edges, and max_keys is {limit:,}: create the variant with a larger max_keys, or None"
             )
-
-
-def shares(graph: Graph, dtype: np.dtype[Any]) -> np.ndarray | None:
-    """Return weights of edges divided by the largest of their destination: only ratios count, and no dtype rounds all of them to 0.
-
-    Parameters
-    ----------
-    graph : Graph
-        Without weights below 0.
-    dtype : dtype
-        Of the computation.
-
-    Returns
-    -------
-    ndarray, (E,), or None
-        From 0 to 1, in the order of the adjacency; None for a graph without weights.
-    """
-    weight = graph.csr_edge_weight(np.float64)
-    if weight is None or not weight.size:
-        return weight if weight is None else weight.astype(dtype)
-
-    def divided() -> np.ndarray:
-        counts = np.diff(graph.adjacency.indptr)
-        some = counts > 0
-        largest = np.repeat(np.maximum.reduceat(weight, graph.adjacency.indptr[:-1][some]), counts[some])
-        return np.divide(weight, largest, out=np.zeros_like(weight), where=largest > 0).astype(dtype)
-
-    found: np.ndarray = graph._keep(("shares", dtype), divided)
-    return found
 
 
 def _looks_like_edges(k: Any) -> bool:
