@@ -18,9 +18,14 @@ def test_a_file_takes_its_place_when_it_is_done(tmp_path):
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(b"half")
-        raise ZeroDivisionError
+
+    def fail():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
