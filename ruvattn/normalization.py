@@ -1,8 +1,10 @@
 """Layer normalisation as one pass over memory: the mean and the variance of each row, and what a layer does with them.
 
     x ──► + residual ──► − mean ──► ÷ √(variance + eps) ──► · weight ──► + bias ──► out          a row at a time, all of it in the first-level cache
+    │                      │              │                   │           │
+    dx ◄───────────────────┴──────────────┴───────────────────┴───────────┴─────── dout          dweight and dbias: sums over rows
 
-    layer_norm ─► as_array, _read_… ─► kernels/norm.pyx
+    layer_norm, layer_norm_backward ─► as_array, _read_… ─► kernels/norm.pyx
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .running import empty, narrowed, native
 from .threads import resolve_threads
 from .validation import COMPUTE_DTYPES, NATIVE_DTYPES, as_array, as_numbers, check_bool, check_out, clean
 
-__all__ = ["layer_norm"]
+__all__ = ["layer_norm", "layer_norm_backward"]
 
 _kernels = KernelsByDtype("ruvattn.kernels.norm")
 
@@ -89,19 +91,12 @@ def layer_norm(
     >>> mean
     array([2.5, 5. ])
     """
-    array = as_array(x, "x")
-    if array.ndim == 0:
-        raise DimensionMismatchError("x must have at least one axis, got a single number")
+    array, width, dtype, compute = _read_x(x)
     shape = array.shape
-    width = shape[-1]
-    if width == 0:
-        raise InvalidInputError(f"x must have a width of at least 1, got shape {shape}")
-    dtype = native(array.dtype)
-    compute = dtype if dtype in NATIVE_DTYPES else COMPUTE_DTYPES[dtype.name]  # asking a dtype for its name takes microseconds
     scales = _read_vector(weight, "weight", width, dtype, compute)
     shifts = _read_vector(bias, "bias", width, dtype, compute)
     number = _read_eps(eps)
-    other = _read_residual(residual, shape, dtype, compute)
+    other = None if residual is None else _read_beside(residual, "residual", shape, dtype, compute)
     return_stats = check_bool(return_stats, "return_stats")
     team = resolve_threads(threads)
     direct = False
@@ -126,7 +121,99 @@ def layer_norm(
     return (result, mean, rstd) if return_stats else result
 
 
+def layer_norm_backward(
+    dout: Any,
+    x: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any = None,
+    *,
+    residual: Any = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Gradients of `layer_norm`.
+
+    ``dx = rstd · (g − mean(g) − x̂ · mean(g · x̂))`` with ``x̂ = (x − mean) · rstd`` and ``g = dout · weight``, the means over the row; dweight is
+    the sum of ``dout · x̂`` over all rows, dbias that of ``dout`` (Ba, Kiros and Hinton, 2016).
+
+    Parameters
+    ----------
+    dout : array, (..., D)
+        The gradient of the output. In the dtype of x or the compute dtype; any strides.
+    x : array, (..., D)
+        As `layer_norm` was given it.
+    mean, rstd : array, (...)
+        What `layer_norm` returned with ``return_stats=True``, in the compute dtype. A row whose rstd is 0 gets zeros.
+    weight : array, (D,), optional
+        As `layer_norm` was given it.
+    residual : array, (..., D), optional
+        As `layer_norm` was given it. Its gradient is dx, too: it is added to x before all else.
+    threads : int, optional
+        How many threads to use at most; `ruvattn.get_num_threads` by default. Results are the same to the bit for any number.
+
+    Returns
+    -------
+    dx : ndarray, (..., D)
+        The gradient of x, and of residual; in the dtype of x. Finite where its row of dout, x and residual and the weight are: what is beyond the
+        largest number of the dtype becomes that number. A row that holds NaN or infinity is NaN throughout; no other row is.
+    dweight : ndarray, (D,), or None
+        The gradient of weight, in the compute dtype; None where there is none.
+    dbias : ndarray, (D,), or None
+        The gradient of the bias, whether there was one or not, in the compute dtype; None where there is no weight, and then the sum of dout over
+        all rows.
+
+    Raises
+    ------
+    DimensionMismatchError
+        If shapes don't fit.
+    InvalidInputError
+        If x has no columns, or another argument has a value that makes no sense.
+    UnsupportedError
+        If a dtype is none of the four, or isn't one that goes with x.
+
+    Examples
+    --------
+    >>> import numpy as np, ruvattn
+    >>> x, weight = np.array([[1.0, 2.0, 4.0]]), np.array([1.0, 2.0, 1.0])
+    >>> out, mean, rstd = ruvattn.layer_norm(x, weight, return_stats=True)
+    >>> dx, dweight, dbias = ruvattn.layer_norm_backward(np.array([[1.0, 0.5, 0.0]]), x, mean, rstd, weight)
+    >>> dx.round(3)
+    array([[-0.115,  0.172, -0.057]])
+    >>> dweight.round(3)
+    array([-1.069, -0.134,  0.   ])
+    >>> dbias
+    array([1. , 0.5, 0. ])
+    """
+    array, width, dtype, compute = _read_x(x)
+    shape = array.shape
+    upstream = _read_beside(dout, "dout", shape, dtype, compute)
+    means, rstds = (_read_stats(value, name, shape[:-1], compute) for name, value in (("mean", mean), ("rstd", rstd)))
+    scales = _read_vector(weight, "weight", width, dtype, compute)
+    other = None if residual is None else _read_beside(residual, "residual", shape, dtype, compute)
+    team = resolve_threads(threads)
+
+    result = empty(shape, compute)
+    dweight = dbias = None
+    if scales is not None:
+        dweight, dbias = np.zeros(width, compute), np.zeros(width, compute)
+    above, source, beside, target = _rows(clean(upstream, compute), clean(array, compute), None if other is None else clean(other, compute), result)
+    _kernels[compute].differentiate(above, source, beside, means, rstds, scales, target, dweight, dbias, threads=team)
+    return narrowed(result, dtype), dweight, dbias
+
+
 # --- arguments --------------------------------------------------------------------------------------------------------------------
+
+
+def _read_x(x: Any) -> tuple[np.ndarray, int, np.dtype[Any], np.dtype[Any]]:
+    """Return x, its width, its dtype and that which is computed in."""
+    array = as_array(x, "x")
+    if array.ndim == 0:
+        raise DimensionMismatchError("x must have at least one axis, got a single number")
+    width = array.shape[-1]
+    if width == 0:
+        raise InvalidInputError(f"x must have a width of at least 1, got shape {array.shape}")
+    dtype = native(array.dtype)
+    return array, width, dtype, dtype if dtype in NATIVE_DTYPES else COMPUTE_DTYPES[dtype.name]  # asking a dtype for its name takes microseconds
 
 
 def _read_vector(value: Any, name: str, width: int, dtype: np.dtype[Any], compute: np.dtype[Any]) -> np.ndarray | None:
@@ -139,13 +226,24 @@ def _read_vector(value: Any, name: str, width: int, dtype: np.dtype[Any], comput
     return clean(array, compute)
 
 
-def _read_residual(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], compute: np.dtype[Any]) -> np.ndarray | None:
-    if value is None:
-        return None
-    array = _beside_x(value, "residual", dtype, compute)
+def _read_beside(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], compute: np.dtype[Any]) -> np.ndarray:
+    """Return residual or dout: an array of the shape of x."""
+    array = _beside_x(value, name, dtype, compute)
     if array.shape != shape:
-        raise DimensionMismatchError(f"residual must have the shape of x, {shape}, got {array.shape}: np.broadcast_to repeats at no cost")
+        raise DimensionMismatchError(f"{name} must have the shape of x, {shape}, got {array.shape}: np.broadcast_to repeats at no cost")
     return array
+
+
+def _read_stats(value: Any, name: str, shape: tuple[int, ...], compute: np.dtype[Any]) -> np.ndarray:
+    """Return mean or rstd, contiguous: a number for each row."""
+    array = as_array(value, name)
+    if native(array.dtype) != compute:
+        raise UnsupportedError(
+            f"{name} must have the compute dtype, {compute}, got {array.dtype}: pass what layer_norm(…, return_stats=True) returned"
+        )
+    if array.shape != shape:
+        raise DimensionMismatchError(f"{name} must have a number for each row of x, shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array, compute)
 
 
 def _beside_x(value: Any, name: str, dtype: np.dtype[Any], compute: np.dtype[Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The product with a matrix of weights that layers begin and end with."""
+"""The product with a matrix of weights that layers begin and end with, and its gradients."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .isa import KernelsByDtype
+from .scores import saturated
 from .threads import resolve_threads
 from .validation import clean
 
-__all__ = ["compute_dtype", "linear", "saturated_sum"]
+__all__ = ["compute_dtype", "linear", "linear_vjp", "saturated_sum"]
 
 MANY_ROWS = 32
 """From so many rows on, packing the weights takes less time than it saves."""
@@ -74,6 +75,60 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *,
     if not finite:
         _repair(made, rows, weight, shift)
     return made.reshape(*x.shape[:-1], made.shape[-1])
+
+
+def linear_vjp(
+    dout: np.ndarray, x: np.ndarray, weight: np.ndarray, *, bias: bool = False, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the gradients of what `linear` takes, given that of what it returned: dout · weightᵀ, xᵀ · dout, and the sum of the rows of dout.
+
+    Finite numbers whose products overflow end at the largest number of the dtype. A row of `x` whose gradient is all zero has no part in that of the
+    weights, even if it isn't finite: it may be of a key that was masked.
+
+    Parameters
+    ----------
+    dout : ndarray, (..., M)
+        Gradient of the result.
+    x : ndarray, (..., E)
+        Rows.
+    weight : ndarray, (E, M)
+        What they were multiplied by.
+    bias : bool, default False
+        Whether there was a bias.
+    threads : int, optional
+        How many threads to use at most. Results are the same to the bit for any number.
+
+    Returns
+    -------
+    dx : ndarray, (..., E)
+        Gradient of the rows. All three are in the compute dtype: float64 where `x` or `dout` is, else float32.
+    dweight : ndarray, (E, M)
+        Gradient of the weights.
+    dbias : ndarray, (M,), or None
+        Gradient of the bias; None where there was none.
+    """
+    compute = np.result_type(compute_dtype(dout.dtype), compute_dtype(x.dtype))
+    gradient = dout.reshape(-1, dout.shape[-1]).astype(compute, copy=False)
+    rows = x.reshape(-1, x.shape[-1]).astype(compute, copy=False)
+    dx = linear(gradient, weight.T, threads=threads).reshape(x.shape)
+    with np.errstate(all="ignore"):
+        ends = gradient.any(-1) | np.isfinite(rows.sum(-1, dtype=np.float64))
+    if not ends.all():
+        rows = np.where(ends[:, None], rows, compute.type(0))
+    dweight = linear(_transposed(rows), gradient, threads=threads)
+    if not bias:
+        return dx, dweight, None
+    with np.errstate(over="ignore", invalid="ignore"):
+        dbias = gradient.sum(0, dtype=np.float64)
+    return dx, dweight, saturated(dbias, compute)
+
+
+def _transposed(rows: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy with the axes exchanged, some rows at a time: all at once, NumPy takes twice as long, since no cache holds them."""
+    made = np.empty(rows.shape[::-1], rows.dtype)
+    for first in range(0, len(rows), MANY_ROWS):
+        made[:, first : first + MANY_ROWS] = rows[first : first + MANY_ROWS].T
+    return made
 
 
 def _repair(made: np.ndarray, rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:

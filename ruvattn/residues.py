@@ -22,9 +22,11 @@ from .errors import InvalidInputError
 from .key_ranges import known_parts
 from .patterns import Pattern
 
-__all__ = ["attend_residues", "residues_fit"]
+__all__ = ["attend_residues", "residue_parts", "residues_fit"]
 
 Run = Callable[[Call, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+View = Callable[[np.ndarray], np.ndarray]
+Range = tuple[int, int]
 _Parts = Sequence[tuple[int, Pattern]]
 
 
@@ -111,7 +113,48 @@ def _attend(call: Call, parts: _Parts, v: np.ndarray, scale: np.ndarray, out: np
             _merge(out, lse, acc, sums)
 
 
-Range = tuple[int, int]
+def residue_parts(call: Call) -> Iterator[tuple[Call, slice, View, View]]:
+    """Yield the parts of a call, whose pairs are disjoint, as calls of their own.
+
+    Parameters
+    ----------
+    call : Call
+        With a pattern that `residues_fit` accepts.
+
+    Yields
+    ------
+    own : Call
+        A part.
+    heads : slice
+        Which query heads it is about.
+    of_rows, of_keys : callable
+        From an array with the queries', or the keys', axes of heads and length of the whole call to a view of what belongs to the part.
+    """
+    pattern = call.pattern
+    assert pattern is not None
+    group = call.heads // call.k.shape[-3]
+    for h in range(call.heads) if pattern.by_head else (None,):
+        one = call if h is None else call.of_head(h)
+        query = slice(None) if h is None else slice(h, h + 1)
+        key = slice(None) if h is None else slice(h // group, h // group + 1)
+        for step, part in _parts(pattern, h or 0):
+            if step == 1:
+                own = replace(one, pattern=None)
+                take_pattern(part, own)
+                yield own, query, _view_of(query, None, 1, 1), _view_of(key, None, 1, 1)
+                continue
+            for rows, keys, count, position in _residues(one, step):
+                own, _ = _reduced(one, one.v, step, rows, keys, count, position)
+                take_pattern(part, own)
+                yield own, query, _view_of(query, rows, count, step), _view_of(key, keys, count, step)
+
+
+def _view_of(heads: slice, rows: Range | None, count: int, step: int) -> View:
+    def view(array: np.ndarray) -> np.ndarray:
+        own = array[..., heads, :, :]
+        return own if rows is None else _every(own, rows, None, count, step)
+
+    return view
 
 
 def _residues(call: Call, step: int) -> Iterator[tuple[Range, Range, int, int]]:

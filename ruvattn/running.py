@@ -40,6 +40,7 @@ __all__ = [
     "narrowed",
     "native",
     "outer",
+    "plans_of",
     "real_array",
     "reduce_rows",
     "run",
@@ -162,14 +163,7 @@ def run(
         "ordered": ordered,
         "threads": threads,
     }
-    every: Iterable[Plan | None]
-    if call.pattern is None:
-        every = (None,)
-    else:
-        offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
-        window = narrower(call.window, (-1, 0)) if call.causal else call.window
-        every = plans(call.pattern, call.lq, call.lk, call.heads, offsets, kernel.LANES, window)
-    for plan in every:
+    for plan in plans_of(call, kernel.LANES):
         # A score in Python sees what is masked, too, and need not warn of it: what matters shows in the result.
         with np.errstate(all="ignore") if score is not None and score.forward is None else nullcontext():
             failed = kernel.attend(call.q, call.k, v, out, lse, scale, plan=plan, **options)
@@ -180,6 +174,15 @@ def run(
                 raise error
             finally:
                 del error  # its traceback holds this frame, and the frame would hold it
+
+
+def plans_of(call: Call, lanes: int) -> Iterable[Plan | None]:
+    """Return the plans for the pattern of a call, one after another; a single None where there is no pattern."""
+    if call.pattern is None:
+        return (None,)
+    offsets = np.zeros(call.batch, np.int64) if call.position is None else call.position
+    window = narrower(call.window, (-1, 0)) if call.causal else call.window
+    return plans(call.pattern, call.lq, call.lk, call.heads, offsets, lanes, window)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -72,6 +72,9 @@ class Score:
     params : dict of str to float or ndarray
         Name to a scalar, or to an array whose first axis is Hq. A tile gets its head's slice. The parameter ``scale`` is what the argument
         ``scale=`` of `ruvattn.attention` sets.
+    domains : dict of str to (float, float)
+        Name of a parameter to the open interval that it has to be in, for which its logits are numbers; a parameter that has none may be any finite
+        number. A call with another value is an InvalidInputError, and a step of an optimiser to one is taken back.
     kernels : dict of str to tuple
         Dtype name (``"float32"``, ``"float64"``) to a pair of ``scipy.LowLevelCallable``: forward and vjp, of which the second may be None.
         A dtype that is missing is computed by `logits`. float16 and bfloat16 compute in float32 and use its form.
@@ -95,6 +98,7 @@ class Score:
     leaky: str | None = None
     symmetric: bool = False
     params: ClassVar[dict[str, Any]] = {}
+    domains: ClassVar[dict[str, tuple[float, float]]] = {}
     kernels: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -259,7 +263,7 @@ class Dot(Score):
 
 
 def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
-    """Return a score's parameters with ``scale`` put in, each checked to be a scalar or to have Hq as its first axis."""
+    """Return a score's parameters with ``scale`` put in, each checked to be in its domain, and a scalar or to have Hq as its first axis."""
     name = type(score).__name__
     if not isinstance(score.params, dict):
         raise InvalidInputError(f"params of {name} must be a dict of name to number or array, got {score.params!r}")
@@ -269,8 +273,13 @@ def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
             names = ", ".join(map(str, params)) or "none"
             raise InvalidInputError(f"scale is no parameter of {name}, whose parameters are: {names}; set those on the score itself")
         params["scale"] = scale
+    domains = score.domains
     for name, value in params.items():
-        if value is None or (type(value) is float and math.isfinite(value)):  # the usual ones, without an array made of each
+        if value is None:
+            continue
+        if type(value) is float and math.isfinite(value):  # the usual ones, without an array made of each
+            if name in domains and not domains[name][0] < value < domains[name][1]:
+                raise InvalidInputError(f"{name} {outside_domain(score, name, value)}")
             continue
         array = as_numbers(value, name)
         if not _is_real(array):
@@ -279,7 +288,24 @@ def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
             raise InvalidInputError(f"{name} must be finite, got {value!r}")
         if array.ndim and array.shape[0] != heads:
             raise DimensionMismatchError(f"{name} must be a scalar or have one entry for each of the {heads} query heads, got shape {array.shape}")
+        wrong = outside_domain(score, name, value)
+        if wrong is not None:
+            raise InvalidInputError(f"{name} {wrong}")
     return params
+
+
+def outside_domain(score: Score, name: str, value: Any) -> str | None:
+    """Return what is wrong with a finite value of a parameter that is outside of its domain, as the rest of a sentence about it; None if nothing is."""
+    domain = score.domains.get(name)
+    if domain is None:
+        return None
+    numbers = np.asarray(value).astype(np.float64)
+    outside = ~((numbers > domain[0]) & (numbers < domain[1]))
+    if not outside.any():
+        return None
+    at = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), outside.shape))
+    where = f" at index {at}" if at else ""
+    return f"must be in the open interval ({domain[0]:g}, {domain[1]:g}) for {type(score).__name__}, got {float(numbers[at])!r}{where}"
 
 
 class BoundScore:
@@ -310,6 +336,7 @@ class BoundScore:
         self.params = np.ascontiguousarray(flat, self.dtype).reshape(heads, -1)
         with np.errstate(all="ignore"):  # of rows that nothing attends to, too: what matters shows in the result
             rows = score.row_terms(q, row_pos)
+        self._row_pos = row_pos
         self.rows = self._terms(rows, f"{name}.row_terms", q.shape[:-3], (heads,), q.shape[-2])
         self.cols = self.key_terms(k, np.arange(k.shape[-2], dtype=np.int64))
         self.forward = self._compiled(score, self.dtype) if score.edge_terms in (None, edge_terms) else None
@@ -423,6 +450,111 @@ class BoundScore:
         if logits.dtype.kind not in "fiu":
             raise InvalidInputError(f"{name} must return real numbers, got {logits.dtype}")
         return saturated(logits, self.dtype)
+
+    # --- backwards ----------------------------------------------------------------------------------------------------------------
+
+    def vjp(self) -> Any:
+        """Return the compiled vjp, or None where there is only NumPy."""
+        forms = self.score.kernels.get(_NAMES[self.dtype])
+        if not forms or forms[1] is None or self.forward is None:
+            return None
+        return check_form(forms[1], f"{type(self.score).__name__}.kernels[{self.dtype.name!r}]", self.dtype, VJP_SIGNATURE)
+
+    def tile_of(self, at: tuple[int, ...]) -> Tile:
+        """Return the tile of all rows and keys of one head."""
+        head, starts = at[-1], self.plane_starts
+        q, k = self._q[at], self._k[(*at[:-1], head // self._group)]
+        with np.errstate(all="ignore"):
+            dots = [q[:, a:b] @ k[:, a:b].T for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        rows = tuple(term[at][:, None] for term in self.rows)
+        cols = tuple(term[(*at[:-1], head * term.shape[-2] // len(self._params))][None, :] for term in self.cols)
+        planes = np.array(dots) if dots else np.zeros((0, len(q), len(k)), self.dtype)
+        return Tile(planes, rows, cols, self._params[head], q if self.vectors else None, k if self.vectors else None)
+
+    @staticmethod
+    def part_of(tile: Tile, rows: slice, keys: np.ndarray) -> Tile:
+        """Return the tile of some of the rows and keys of another."""
+        return Tile(
+            tile.dots[:, rows][:, :, keys], tuple(term[rows] for term in tile.rows), tuple(term[:, keys] for term in tile.cols), tile.params,
+            None if tile.q is None else tile.q[rows], None if tile.k is None else tile.k[keys],
+        )  # fmt: skip
+
+    def tile_vjp(
+        self, tile: Tile, dlogits: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+        """Return the gradients of the dots, terms, ravelled parameters and vectors of a tile by the NumPy form, checked."""
+        name = f"{type(self.score).__name__}.logits_vjp"
+        (m, n), expected = dlogits.shape, 6 if self.vectors else 4
+        found = self.score.logits_vjp(tile, dlogits)
+        if not isinstance(found, tuple) or len(found) != expected:
+            raise DimensionMismatchError(f"{name} must return a tuple of {expected}, got {_what(found)}")
+        if not isinstance(found[3], dict):
+            raise InvalidInputError(f"{name} must return the gradients of the parameters as a dict, got {_what(found[3])}")
+        if len(found[1]) != len(tile.rows) or len(found[2]) != len(tile.cols):
+            raise DimensionMismatchError(
+                f"{name} must return the gradients of {len(tile.rows)} row terms and {len(tile.cols)} column terms, "
+                f"got {len(found[1])} and {len(found[2])}"
+            )
+        planes = len(self.plane_starts) - 1
+        ddots = self._gradient(found[0], (planes, m, n), name, "ddots") if planes else np.zeros((0, m, n), self.dtype)
+        drows = [self._gradient(x, (m, 1), name, "drows") for x in found[1]]
+        dcols = [self._gradient(x, (1, n), name, "dcols") for x in found[2]]
+        dparams = [np.ravel(self._gradient(found[3].get(key, 0.0), np.shape(value), name, key)) for key, value in tile.params.items()]
+        vectors = None
+        if self.vectors:
+            width = self._q.shape[-1]
+            vectors = (self._gradient(found[4], (m, width), name, "dq"), self._gradient(found[5], (n, width), name, "dk"))
+        return ddots, drows, dcols, np.concatenate(dparams) if dparams else np.zeros(0), vectors
+
+    def _gradient(self, found: Any, shape: tuple[int, ...], name: str, what: str) -> np.ndarray:
+        array = np.asarray(found)
+        if array.dtype.kind not in "fiu" or not _fits(array.shape, shape):
+            raise DimensionMismatchError(f"{name} must return {what} of shape {shape}, got {_what(found)}")
+        return np.broadcast_to(saturated(array, self.dtype), shape)
+
+    def split_params(self, dparams: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Return gradients of ravelled parameters (Hq, P) by the parameters' names, each with the axis of heads first."""
+        found, at = {}, 0
+        for key, value in self._params[0].items():
+            size = int(np.size(value))
+            found[key] = dparams[:, at : at + size].reshape(len(dparams), *np.shape(value))
+            at += size
+        return [found]
+
+    def terms_vjp(
+        self, side: str, dterms: list[np.ndarray], keys: np.ndarray | None = None, positions: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the gradients of queries ("row") or keys ("col") and of the parameters, given those of their terms as they were broadcast.
+
+        ``keys`` at ``positions`` take the place of those of the call, where edges have keys of their own.
+        """
+        name = f"{type(self.score).__name__}.{side}_terms_vjp"
+        x, pos = (self._q, self._row_pos) if side == "row" else (self._k, np.arange(self._k.shape[-2], dtype=np.int64))
+        if keys is not None and positions is not None:
+            x, pos = keys, positions
+        terms, vjp = (self.score.row_terms, self.score.row_terms_vjp) if side == "row" else (self.score.col_terms, self.score.col_terms_vjp)
+        bad = ~np.isfinite(x).all(-1)
+        if bad.any():
+            # What isn't finite and has no part in the loss must not come in by 0 · NaN.
+            heads = x.shape[-3]
+            touched = np.zeros(x.shape[:-1], bool)
+            for dterm in dterms:
+                touched |= (dterm != 0).reshape(*dterm.shape[:-2], heads, -1, dterm.shape[-1]).any(-2)
+            x = np.where((bad & ~touched)[..., None], self.dtype.type(0), x)
+        with np.errstate(all="ignore"):
+            shapes = [np.shape(term) for term in terms(x, pos)]
+            found = vjp(x, pos, tuple(summed_to(dterm, shape) for dterm, shape in zip(dterms, shapes, strict=True)))
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
+            raise DimensionMismatchError(f"{name} must return a gradient and a dict of those of the parameters, got {_what(found)}")
+        return self._gradient(found[0], x.shape, name, "a gradient"), found[1]
+
+
+def summed_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a gradient summed over the axes along which an array of a shape was broadcast."""
+    if gradient.ndim > len(shape):
+        gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
+    axes = tuple(axis for axis, (n, m) in enumerate(zip(gradient.shape, shape, strict=True)) if m == 1 and n != 1)
+    return gradient.sum(axis=axes, keepdims=True) if axes else gradient
 
 
 def without_rest(splits: tuple[int, ...], width: int) -> tuple[int, ...]:

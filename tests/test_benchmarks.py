@@ -119,7 +119,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
     """What JSON can hold, equal in a process without plugins: results of two installations are of the same things."""
     code = """if True:
         import importlib, json
-        names = ("engine", "patterns", "geometric", "edges", "graph", "layers", "variants", "imports")
+        names = ("backward", "engine", "patterns", "geometric", "edges", "graph", "layers", "variants", "imports")
         modules = [importlib.import_module("benchmarks." + name) for name in names]
         print(json.dumps([[k, v.params] for m in modules for k, v in vars(m).items() if hasattr(v, "params") and k[0] != "_"]))
     """
@@ -130,7 +130,7 @@ def test_parameters_are_fixed_literals(monkeypatch):
 
 
 def test_suite_imports_without_ruvattn():
-    names = "common, edges, engine, geometric, graph, imports, layers, patterns, variants"
+    names = "backward, common, edges, engine, geometric, graph, imports, layers, patterns, variants"
     run(f"import sys; sys.modules['ruvattn'] = None; from benchmarks import {names}")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ruvattn import isa, projection, threads
 from ruvattn.errors import InvalidInputError
-from ruvattn.projection import MANY_ROWS, linear
+from ruvattn.projection import MANY_ROWS, linear, linear_vjp
 
 BUILDS = isa.supported_isas()
 
@@ -139,3 +139,86 @@ def test_threads_of_a_call_hold_for_what_it_calls_in_this_thread():
     assert threads.resolve_threads(None) == before
     with pytest.raises(InvalidInputError, match="threads"), threads.threads_of_call(0):
         pass
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rows", "width", "columns"), [(1, 1, 1), (5, 3, 2), (MANY_ROWS, 40, 33), (200, 33, 40), (300, MANY_ROWS, 7)])
+def test_gradients_of_a_product_are_products(build, rows, width, columns, dtype):
+    x, weight, _ = made(rows, width, columns, dtype)
+    dout = np.random.default_rng(1).standard_normal((rows, columns)).astype(dtype)
+    dx, dweight, dbias = linear_vjp(dout, x, weight, bias=True)
+    assert {array.dtype.name for array in (dx, dweight, dbias)} == {dtype}
+    assert_accurate(dx, dout, weight.T)
+    assert_accurate(dweight, x.T, dout)
+    assert_accurate(dbias[None], np.ones((1, rows), dtype), dout)
+
+
+def test_gradients_have_the_shapes_of_what_they_are_of():
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((5, 6))
+    dx, dweight, dbias = linear_vjp(rng.standard_normal((2, 3, 4, 6)), x, weight)
+    assert (dx.shape, dweight.shape, dbias) == (x.shape, weight.shape, None)
+
+
+@pytest.mark.parametrize("lead", [(0,), (2, 0)])
+def test_no_rows_have_gradients_of_zero(lead):
+    dx, dweight, dbias = linear_vjp(np.ones((*lead, 6)), np.ones((*lead, 5)), np.ones((5, 6)), bias=True)
+    assert dx.shape == (*lead, 5)
+    assert not dweight.any()
+    assert not dbias.any()
+
+
+def test_gradients_of_narrow_rows_are_computed_in_float32():
+    x, weight, _ = made(40, 8, 6, "float16")
+    dout = np.ones((40, 6), np.float16)
+    found = linear_vjp(dout, x, weight.astype(np.float64), bias=True)
+    expected = linear_vjp(dout.astype(np.float32), x.astype(np.float32), weight.astype(np.float32), bias=True)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradients_of_any_strides():
+    rng = np.random.default_rng(0)
+    x, dout, weight = rng.standard_normal((50, 80))[:, ::2], rng.standard_normal((36, 50)).T, rng.standard_normal((36, 40)).T
+    for one, other in zip(linear_vjp(dout, x, weight), linear_vjp(dout.copy(), x.copy(), weight.copy()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("rows", [10, 100])
+def test_a_row_that_is_no_number_has_no_part_where_its_gradient_is_zero(rows):
+    x, weight, _ = made(rows, 40, 6, "float32")
+    dout = np.ones((rows, 6), np.float32)
+    dout[3] = dout[5] = 0
+    _, expected, _ = linear_vjp(dout, x, weight)
+    x[3], x[5, 2] = np.nan, np.inf
+    _, found, _ = linear_vjp(dout, x, weight)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_that_is_no_number_shows_where_it_has_a_gradient():
+    x, weight, _ = made(50, 4, 6, "float32")
+    x[7, 2] = np.nan
+    _, dweight, _ = linear_vjp(np.ones((50, 6), np.float32), x, weight)
+    assert np.isnan(dweight[2]).all()
+    assert np.isfinite(np.delete(dweight, 2, 0)).all()
+
+
+def test_gradients_that_are_too_large_are_the_largest_number():
+    largest = np.finfo(np.float32).max
+    x = np.full((64, 4), 1e30, np.float32)
+    dx, dweight, dbias = linear_vjp(np.full((64, 3), 1e38, np.float32), x, np.full((4, 3), 1e5, np.float32), bias=True)
+    assert (dx == largest).all()
+    assert (dweight == largest).all()
+    assert (dbias == largest).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_gradients_are_the_same_bits_for_any_number_of_threads(build, count):
+    x, weight, _ = made(700, 130, 90, "float32")
+    dout = np.random.default_rng(2).standard_normal((700, 90)).astype(np.float32)
+    for one, other in zip(linear_vjp(dout, x, weight, threads=1), linear_vjp(dout, x, weight, threads=count), strict=True):
+        np.testing.assert_array_equal(one, other)

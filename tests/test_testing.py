@@ -28,9 +28,12 @@ from ruvattn.testing import (
     check_pattern,
     check_score,
     check_variant,
+    gradients,
+    graph_training,
     parametrize_with_checks,
     run_checks,
     suite,
+    training,
 )
 from ruvattn.testing.cases import finite_difference, in_threads, require_accurate, require_gradient, require_same_bits
 from ruvattn.testing.runner import checks_of
@@ -1361,6 +1364,11 @@ OTHERWISE = {
     "aggregate": {"agrees_with_oracle_when_weights_do_not_sum_to_one"},
     "variant": set(),
 }
+"""What other tests here break."""
+
+OF_GRADIENTS = (gradients.SCORES, gradients.PATTERNS, gradients.AGGREGATES, training.CHECKS, graph_training.CHECKS)
+ELSEWHERE = {check.name for checks in OF_GRADIENTS for check in checks}
+"""What test_testing_gradients.py breaks."""
 
 
 @pytest.mark.parametrize(
@@ -1371,7 +1379,7 @@ def test_every_check_has_something_that_it_finds(family, broken):
     found = {name for name, subjects in broken.items() if subjects} | OTHERWISE[family]
     if family != "variant":
         found |= set(FLAWS)
-    assert names_of(family) - found == set()
+    assert names_of(family) - found - ELSEWHERE == set()
 
 
 # Running checks -------------------------------------------------------------------------------------------------------
@@ -1437,7 +1445,7 @@ HALVED = Halved()
 
 
 def test_an_expected_failure_is_no_failure():
-    results = check_score(HALVED, expected_failures=REASON)
+    results = check_score(HALVED, expected_failures={**REASON, "gradients_through_attention_match_differences": "and so is that of a call"})
     (result,) = (result for result in results if result.name in REASON)
     assert result.status == "xfailed"
     assert result.message.startswith("the derivative is halved on purpose (")

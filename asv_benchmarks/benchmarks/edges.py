@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,6 +44,23 @@ class EdgeOptions(_Engine):
     }
 
 
+class EdgesBackward(_Engine):
+    """Gradients of queries, keys and values, and of what edges bring: 20k nodes, 400k edges. The transpose is made beforehand."""
+
+    cases: ClassVar = {
+        "1k/16k, 8x8": lambda: _backward("1k/16k", 8, 8),
+        "20k/400k, 1x64": lambda: _backward("20k/400k", 1, 64),
+        "20k/400k, 4x16": lambda: _backward("20k/400k", 4, 16),
+        "hub, 8x8": lambda: _backward("hub", 8, 8),
+        "bias": lambda: _backward("20k/400k", 4, 16, bias=normal((400_000,)), wrt=("q", "k", "v", "bias")),
+        "edge_attr of 8": lambda: _backward(
+            "20k/400k", 4, 16, q_width=24, edge_attr=normal((400_000, 8)), wrt=("q", "k", "v", "edge_attr")
+        ),
+        "dropout": lambda: _backward("20k/400k", 4, 16, dropout=0.1, seed=0),
+        "grouped 8/2": lambda: _backward("20k/400k", 8, 16, kv_heads=2),
+    }
+
+
 class TopKAttention(_Engine):
     """Attention to the k best keys of each row."""
 
@@ -69,6 +88,27 @@ def _edges(graph: str, heads: int, width: int, *, kv_heads: int | None = None, q
     indptr, indices = _graph(graph)
     options = {"indptr": indptr, "indices": indices, **options}
     return Problem((heads, nodes, q_width or width), (kv_heads or heads, nodes, width), options=options, function="edge_attention")
+
+
+@dataclass(frozen=True)
+class _Backward(Problem):
+    """What `edge_attention_backward` is asked after `edge_attention`."""
+
+    def call(self, threads: int) -> Callable[[], Any]:
+        """Return the call, having made the output that it starts from."""
+        import ruvattn
+
+        options = {name: value for name, value in self.options.items() if name not in ("indptr", "indices", "wrt")}
+        k = self.k or self.q
+        arrays = [normal(shape, self.dtype, seed) for seed, shape in enumerate((self.q, k, k))]
+        edges = ruvattn.Adjacency(self.options["indptr"], self.options["indices"], k[-2])
+        out, lse = ruvattn.edge_attention(*arrays, edges, return_lse=True, **options)
+        wrt = self.options.get("wrt", ("q", "k", "v"))
+        return partial(ruvattn.edge_attention_backward, out, *arrays, edges, None, out, lse, wrt=wrt, threads=threads, **options)
+
+
+def _backward(graph: str, heads: int, width: int, **options: Any) -> Problem:
+    return _Backward(**vars(_edges(graph, heads, width, **options)))
 
 
 @cache

@@ -35,19 +35,19 @@ def ruvattn_register(registry: Registry) -> None:
         "standard",
         StandardAttention,
         summary="Scaled dot products, or any registered score, over heads that split the width; no parameters.",
-        capabilities=("scores", "aggregates", "masks", "weights", "dropout"),
+        capabilities=("scores", "aggregates", "masks", "weights", "dropout", "trainable"),
     )
     registry.variant(
         "multihead",
         MultiHeadAttention,
         summary="Heads with learned projections of queries, keys, values and output; grouped queries.",
-        capabilities=("scores", "aggregates", "masks", "weights", "dropout", "parameters", "grouped-queries"),
+        capabilities=("scores", "aggregates", "masks", "weights", "dropout", "trainable", "parameters", "grouped-queries"),
     )
     registry.variant(
         "cross",
         CrossAttention,
         summary="Queries from one sequence, keys and values from another, with widths of their own.",
-        capabilities=("scores", "aggregates", "masks", "weights", "dropout", "parameters", "grouped-queries"),
+        capabilities=("scores", "aggregates", "masks", "weights", "dropout", "trainable", "parameters", "grouped-queries"),
     )
     registry.score("dot", Dot, summary="The scaled dot product.")
     registry.pattern("causal", Causal, summary="Keys up to the query's own position.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidInputError
@@ -32,6 +32,8 @@ class CrossAttention(MultiHeadAttention):
         As for `ruvattn.builtin.multihead.MultiHeadAttention`. Without projections, keys have width E and values any that `num_heads` divides.
     dropout_rate, score, score_options, aggregate, aggregate_options, causal, window, scale, softcap, check_finite, max_keys : optional
         As for `ruvattn.builtin.standard.StandardAttention`.
+    output_dropout, learn : optional
+        Likewise; what is learned has the dtype of the other parameters.
 
     Raises
     ------
@@ -74,6 +76,8 @@ class CrossAttention(MultiHeadAttention):
         softcap: float | None = None,
         check_finite: bool = True,
         max_keys: int | None = MAX_KEYS,
+        output_dropout: float = 0.0,
+        learn: Sequence[str] = (),
     ) -> None:
         keys = embed_dim if key_dim is None else check_int(key_dim, "key_dim", 1)
         values = keys if value_dim is None else check_int(value_dim, "value_dim", 1)
@@ -86,4 +90,5 @@ class CrossAttention(MultiHeadAttention):
             embed_dim, num_heads, keys, values, num_kv_heads, projections, bias, seed, dtype, {"key_dim": key_dim, "value_dim": value_dim},
             dropout_rate=dropout_rate, score=score, score_options=score_options, aggregate=aggregate, aggregate_options=aggregate_options,
             causal=causal, window=window, scale=scale, softcap=softcap, check_finite=check_finite, max_keys=max_keys,
+            output_dropout=output_dropout, learn=learn,
         )  # fmt: skip

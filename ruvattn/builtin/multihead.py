@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..context import Context
 from ..errors import InvalidInputError, UnsupportedError
 from ..headwise import MAX_KEYS, HeadwiseAttention
-from ..projection import linear
+from ..projection import linear, linear_vjp
 from ..validation import check_bool, check_int, check_seed
 
 __all__ = ["MultiHeadAttention", "glorot", "parameter_dtype"]
@@ -43,6 +44,8 @@ class MultiHeadAttention(HeadwiseAttention):
         Of the parameters.
     dropout_rate, score, score_options, aggregate, aggregate_options, causal, window, scale, softcap, check_finite, max_keys : optional
         As for `ruvattn.builtin.standard.StandardAttention`. With projections, the aggregate must keep the width of a head.
+    output_dropout, learn : optional
+        Likewise; what is learned has the dtype of the other parameters.
 
     Raises
     ------
@@ -84,11 +87,14 @@ class MultiHeadAttention(HeadwiseAttention):
         softcap: float | None = None,
         check_finite: bool = True,
         max_keys: int | None = MAX_KEYS,
+        output_dropout: float = 0.0,
+        learn: Sequence[str] = (),
     ) -> None:
         self._init_projected(
             embed_dim, num_heads, embed_dim, embed_dim, num_kv_heads, projections, bias, seed, dtype, {}, dropout_rate=dropout_rate, score=score,
             score_options=score_options, aggregate=aggregate, aggregate_options=aggregate_options, causal=causal, window=window, scale=scale,
             softcap=softcap, check_finite=check_finite, max_keys=max_keys,
+            output_dropout=output_dropout, learn=learn,
         )  # fmt: skip
 
     def _init_projected(
@@ -126,7 +132,6 @@ class MultiHeadAttention(HeadwiseAttention):
         }  # fmt: skip
         HeadwiseAttention.__init__(self, embed_dim, num_heads, own=own, **common)
         self._projects = projections
-        self._arrays: dict[str, np.ndarray] = {}
         if not projections:
             return
         self.num_kv_heads, self.key_dim, self.value_dim = kv_heads, key_dim, value_dim
@@ -149,17 +154,9 @@ class MultiHeadAttention(HeadwiseAttention):
         -------
         dict of str to ndarray
             ``W_q`` (E, E), ``W_k`` and ``W_v`` (their widths, num_kv_heads·D) and ``W_o`` (E, E), to be multiplied from the right; with biases,
-            ``b_q``, ``b_k``, ``b_v`` and ``b_o`` too. Empty without projections.
+            ``b_q``, ``b_k``, ``b_v`` and ``b_o`` too; and what ``learn`` names. Without projections the last alone.
         """
-        return dict(self._arrays)
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the parameters are."""
-        return sum(array.size for array in self._arrays.values())
-
-    def _parameters(self) -> dict[str, np.ndarray]:
-        return self._arrays
+        return super().parameters()
 
     def output_dim(self, value_width: int) -> int:
         """Return V', the width of the output.
@@ -218,6 +215,34 @@ class MultiHeadAttention(HeadwiseAttention):
                 )
             merged = self._project(merged, "o")
         return super().project_output(merged, dtype, out)
+
+    def project_inputs_vjp(
+        self, context: Context, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of inputs, weights and biases."""
+        if not self._projects:
+            return (dq, dk, dv), {}
+        made = []
+        params: dict[str, np.ndarray] = {}
+        for name, dx, x in zip("qkv", (dq, dk, dv), context.inputs, strict=True):
+            made.append(self._project_vjp(dx, x, name, params))
+        query, keys, values = made
+        return (query, keys, values), params
+
+    def project_output_vjp(self, context: Context, grad_output: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of the merged heads and of W_o and b_o."""
+        if not self._projects:
+            return super().project_output_vjp(context, grad_output)
+        params: dict[str, np.ndarray] = {}
+        return self._project_vjp(grad_output, self.merged_heads(context), "o", params), params
+
+    def _project_vjp(self, dout: np.ndarray, x: np.ndarray, name: str, params: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the gradient of x, and enter those of the weights and the bias that it was projected by."""
+        biased = f"b_{name}" in self._arrays
+        dx, params[f"W_{name}"], dbias = linear_vjp(dout, x, self._arrays[f"W_{name}"], bias=biased)
+        if dbias is not None:
+            params[f"b_{name}"] = dbias
+        return dx
 
     def _project(self, x: np.ndarray, name: str) -> np.ndarray:
         return linear(x, self._arrays[f"W_{name}"], self._arrays.get(f"b_{name}"))

@@ -1,8 +1,8 @@
-"""``standard``: attention of heads that split what they are given, without parameters."""
+"""``standard``: attention of heads that split what they are given, with no parameters but what it is told to learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..headwise import MAX_KEYS, HeadwiseAttention
@@ -41,6 +41,10 @@ class StandardAttention(HeadwiseAttention):
         Whether NaN and infinity in the input are an error.
     max_keys : int or None, default 1,000,000
         How many keys a row may attend to; None for any number.
+    output_dropout : float, default 0
+        Share of the output that is dropped while `training` is set, in [0, 1); the rest is multiplied by 1/(1 − output_dropout).
+    learn : sequence of str, default ()
+        Numbers that become parameters in float64, one for each head: "scale"; "sinks", which start at 0; "score.<name>", a float of the score.
 
     Raises
     ------
@@ -75,9 +79,11 @@ class StandardAttention(HeadwiseAttention):
         softcap: float | None = None,
         check_finite: bool = True,
         max_keys: int | None = MAX_KEYS,
+        output_dropout: float = 0.0,
+        learn: Sequence[str] = (),
     ) -> None:
         super().__init__(
             embed_dim, num_heads, dropout_rate=dropout_rate, score=score, score_options=score_options, aggregate=aggregate,
             aggregate_options=aggregate_options, causal=causal, window=window, scale=scale, softcap=softcap, check_finite=check_finite,
-            max_keys=max_keys,
+            max_keys=max_keys, output_dropout=output_dropout, learn=learn,
         )  # fmt: skip

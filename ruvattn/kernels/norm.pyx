@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Layer normalisation, forward: each row loses its mean and is divided by its standard deviation.
+"""Layer normalisation: each row loses its mean and is divided by its standard deviation. What goes backward is in norm_backward.pxd.
 
     normalise()         reads arrays into Norm, cuts the rows into chunks, runs them, serially or on a team
       chunk_task        the rows of one chunk, some at a time where they are short
@@ -8,6 +8,8 @@
         settle          a second one: what that mean is off by, and the variance
         conclude        a third one: normalise, weight, shift, write
         wide_row        instead of it: rows whose sums overflow or vanish, once more in wide arithmetic
+    differentiate()     the same for gradients, in blocks of rows
+      block_task        the rows of one block
 
 The row stays in the first-level cache between the passes. The variance is that of centred numbers, so that it doesn't cancel where the mean is
 large, and what the mean was rounded by is taken off again (Chan, Golub and LeVeque, 1983). Compiled once per instruction set and dtype. Nothing
@@ -22,6 +24,7 @@ from libc.math cimport NAN, sqrt
 from libc.string cimport memcpy, memset
 
 from .arrays cimport leading, offsets, reals, step
+from .norm_backward cimport PARTS, NormBackward, block_task, total_columns, wide_sums
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .vector cimport (
     REAL_IS_DOUBLE, REAL_MAX, VLEN, real, urint, v_load, v_loadu, v_max, v_real, v_select, v_set1, v_store, v_sum, v_top, v_ubits, vreal,
@@ -55,6 +58,7 @@ cdef enum:
     CENTRED = 3            # passes around the mean, at most
     GROUP = 8              # short rows that go through each pass together: the end of a sum is slow, and the next row's need not wait for it
     NEAR = 1 << 14         # bytes of them, at most: they are to stay in the first-level cache
+    BLOCKS = 64            # of rows, at most, whose sums the gradients of weight and bias are: they take memory
 
 # Numbers of a thread between looks for Ctrl-C, for which all threads wait: some milliseconds, about a tenth of a second in wide arithmetic.
 cdef Py_ssize_t PATIENCE = 1 << 23
@@ -366,14 +370,14 @@ cdef int run_tasks(const Norm *p, int threads) except -1:
 
 # --- the call -------------------------------------------------------------------------------------------------------------------
 
-cdef inline const real *in_vectors(cnp.ndarray x, const Norm *p, real *room) noexcept:
+cdef inline const real *in_vectors(cnp.ndarray x, Py_ssize_t width, real *room) noexcept:
     """A vector of the width of a row: as it is, or in ``room`` where it is shorter than a vector of the processor."""
     if x is None:
         return NULL
-    if p.width >= VLEN:
+    if width >= VLEN:
         return reals(x)
     memset(room, 0, VLEN * sizeof(real))
-    memcpy(room, reals(x), p.width * sizeof(real))
+    memcpy(room, reals(x), width * sizeof(real))
     return room
 
 
@@ -433,11 +437,128 @@ def normalise(cnp.ndarray x not None, cnp.ndarray residual, cnp.ndarray weight, 
         if residual is not None:
             offsets(residual, 2, sizeof(real), tables + batch)
             p.residual_row = step(residual, nd - 2)
-        p.weight, p.bias = in_vectors(weight, &p, room), in_vectors(bias, &p, room + VLEN)
+        p.weight, p.bias = in_vectors(weight, p.width, room), in_vectors(bias, p.width, room + VLEN)
         # a normalised number is at most √D
         p.heavy = not (largest_of(&p, p.weight) * sqrt(<double>p.width) + largest_of(&p, p.bias) < <double>REAL_MAX / 2)
         run_tasks(&p, threads)
     finally:
+        PyMem_RawFree(room)
+        PyMem_RawFree(tables)
+
+
+# --- backward -------------------------------------------------------------------------------------------------------------------
+
+cdef int run_blocks(const NormBackward *p, Py_ssize_t blocks, int threads) except -1:
+    """Run all blocks, in batches between which Ctrl-C is answered."""
+    cdef Py_ssize_t done = 0, stop, task, batch
+    cdef size_t each = (PARTS * p.room * sizeof(real) + 63) // 64 * 64
+    cdef int team = threads
+    cdef char *memory
+    cdef char *base
+    if p.rows * p.width < SMALL or omp_in_parallel():
+        team = 1
+    if team > blocks:
+        team = <int>blocks
+    if team > 1:
+        team = ruvattn_team(team)
+    memory = <char *>PyMem_RawMalloc(each * team + 64)
+    if memory == NULL:
+        raise MemoryError(f"no memory for the scratch of layer_norm_backward: {each * team} bytes for {team} threads")
+    base = <char *>((<size_t>memory + 63) // 64 * 64)
+    try:
+        batch = (PATIENCE // (p.block * p.width) + 1) * team
+        while done < blocks:
+            stop = blocks if blocks - done < batch else done + batch
+            if team > 1:
+                with nogil:
+                    for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
+                        block_task(p, task, <real *>(base + omp_get_thread_num() * each))
+            else:
+                with nogil:
+                    for task in range(done, stop):
+                        block_task(p, task, <real *>base)
+            done = stop
+            if done < blocks:
+                PyErr_CheckSignals()
+    finally:
+        PyMem_RawFree(memory)
+    return 0
+
+
+cdef int widen_columns(const NormBackward *p, real *dweight, real *dbias) except -1:
+    """Make those sums again in wide arithmetic that aren't finite. What overflows there too becomes the largest number; NaN stays."""
+    cdef Py_ssize_t r = 0, stop, c, each = PATIENCE // 128 // p.width + 1
+    cdef wide *sums = <wide *>PyMem_RawMalloc(2 * p.width * sizeof(wide))
+    if sums == NULL:
+        raise MemoryError(f"no memory for the sums of layer_norm_backward: {2 * p.width} numbers")
+    try:
+        memset(sums, 0, 2 * p.width * sizeof(wide))
+        while r < p.rows:
+            stop = p.rows if p.rows - r < each else r + each
+            with nogil:
+                wide_sums(p, r, stop, sums)
+            r = stop
+            PyErr_CheckSignals()
+        for c in range(p.width):
+            if dweight[c] - dweight[c] != 0 and sums[c] - sums[c] == 0:
+                dweight[c] = narrow(sums[c], REAL_MAX)
+            if dbias[c] - dbias[c] != 0 and sums[p.width + c] - sums[p.width + c] == 0:
+                dbias[c] = narrow(sums[p.width + c], REAL_MAX)
+    finally:
+        PyMem_RawFree(sums)
+    return 0
+
+
+def differentiate(cnp.ndarray dout not None, cnp.ndarray x not None, cnp.ndarray residual, cnp.ndarray mean not None, cnp.ndarray rstd not None,
+                  cnp.ndarray weight, cnp.ndarray dx not None, cnp.ndarray dweight, cnp.ndarray dbias, int threads=1):
+    """The gradients of layer normalisation of x (..., L, D), or of x + residual, into dx, and into dweight and dbias (D,) if weight is given.
+
+    Everything has been validated: one dtype, native and aligned; dout, x, residual and dx of one shape with contiguous last axes, D at least 1,
+    strides that are multiples of the item; the rest contiguous, dx too. weight, dweight and dbias are given together or not at all.
+    """
+    cdef NormBackward p
+    cdef int nd = x.ndim
+    cdef Py_ssize_t batch = leading(x, 2), blocks, c
+    cdef Py_ssize_t *tables
+    cdef real *room
+    memset(&p, 0, sizeof(p))
+    p.width = x.shape[nd - 1]
+    p.length = x.shape[nd - 2]
+    p.rows = batch * p.length
+    if p.rows == 0:
+        return
+    p.whole = p.width // VLEN * VLEN
+    p.last = p.width - VLEN if p.width > VLEN else 0
+    for c in range(VLEN):
+        p.mask[c] = 0 - <urint>(c + p.last >= p.whole and c + p.last < p.width)
+    p.room = p.whole + VLEN
+    p.block = CHUNK // p.width if p.width < CHUNK else 1
+    if p.block < (p.rows + BLOCKS - 1) // BLOCKS:
+        p.block = (p.rows + BLOCKS - 1) // BLOCKS
+    blocks = (p.rows + p.block - 1) // p.block
+    p.share = 1 / <double>p.width
+    p.dout, p.x, p.residual, p.dx = reals(dout), reals(x), reals(residual), reals(dx)
+    p.dout_row, p.x_row = step(dout, nd - 2), step(x, nd - 2)
+    p.mean, p.rstd = reals(mean), reals(rstd)
+    tables = <Py_ssize_t *>PyMem_RawMalloc(3 * batch * sizeof(Py_ssize_t))
+    room = <real *>PyMem_RawMalloc(VLEN * sizeof(real))
+    try:
+        if weight is not None:
+            p.sums = <double *>PyMem_RawMalloc(2 * blocks * p.width * sizeof(double))
+        if tables == NULL or room == NULL or (weight is not None and p.sums == NULL):
+            raise MemoryError(f"no memory for the sums of layer_norm_backward, over {blocks} blocks of {p.width} columns")
+        p.dout_at, p.x_at, p.residual_at = tables, tables + batch, tables + 2 * batch
+        offsets(dout, 2, sizeof(real), tables)
+        offsets(x, 2, sizeof(real), tables + batch)
+        if residual is not None:
+            offsets(residual, 2, sizeof(real), tables + 2 * batch)
+            p.residual_row = step(residual, nd - 2)
+        p.weight = in_vectors(weight, p.width, room)
+        run_blocks(&p, blocks, threads)
+        if weight is not None and not total_columns(&p, blocks, reals(dweight), reals(dbias)):
+            widen_columns(&p, reals(dweight), reals(dbias))
+    finally:
+        PyMem_RawFree(p.sums)
         PyMem_RawFree(room)
         PyMem_RawFree(tables)
 

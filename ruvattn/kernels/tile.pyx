@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The tile engine, forward: streaming softmax over tiles of dots, queries in the lanes.
 
-    attend()            reads arrays into a Problem (problem.pxd), cuts the work into tasks, runs them, serially or on a team
+    attend()            reads arrays into a Problem (reading.pxd, problem.pxd), cuts the work into tasks, runs them, serially or on a team
       task              a block of rows of one head, over all keys or one split of them (block.pxd)
         tile            up to block_keys keys × one panel of NR queries, all of it in the first-level cache (fold.pxd)
       few               the same for few queries: keys in the lanes (few.pxd)
@@ -15,7 +15,6 @@ but for a score written in Python. What a task computes depends on the shape alo
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawMalloc, PyMem_RawFree
-from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
@@ -24,7 +23,8 @@ from .arrays cimport Arena, leading, offsets, reals, step, take
 from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
-from .problem cimport Part, Problem, Scratch, score_forward
+from .problem cimport Part, Problem, Scratch
+from .reading cimport TABLES, set_options, set_shapes
 from .select cimport room
 from .softmax cimport exp_four
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
@@ -308,48 +308,6 @@ cdef int execute(Problem *p, int threads, object score) except -1:
     return status
 
 
-cdef const Py_ssize_t *table(cnp.ndarray x) noexcept:
-    return <const Py_ssize_t *>cnp.PyArray_DATA(x) if x is not None else NULL
-
-
-cdef void set_shapes(Problem *p, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, Py_ssize_t *tables) noexcept:
-    cdef int nd = q.ndim
-    p.batch = leading(q, 3)
-    p.heads = q.shape[nd - 3]
-    p.lq = q.shape[nd - 2]
-    p.d = q.shape[nd - 1]
-    p.lk = k.shape[nd - 2]
-    p.dv = v.shape[nd - 1]
-    p.group = p.heads // k.shape[nd - 3] if k.shape[nd - 3] > 0 else 1
-    p.q = <const real *>cnp.PyArray_DATA(q)
-    p.k = <const real *>cnp.PyArray_DATA(k)
-    p.v = <const real *>cnp.PyArray_DATA(v)
-    p.q_head = step(q, nd - 3)
-    p.q_row = step(q, nd - 2)
-    p.k_head = step(k, nd - 3)
-    p.k_row = step(k, nd - 2)
-    p.v_head = step(v, nd - 3)
-    p.v_row = step(v, nd - 2)
-    p.q_at = tables
-    p.k_at = tables + p.batch
-    p.v_at = tables + 2 * p.batch
-    p.out_at = tables + 3 * p.batch
-    p.position = tables + 4 * p.batch
-    p.key_length = tables + 5 * p.batch
-    p.mask_at = tables + 6 * p.batch
-    p.bias_at = tables + 7 * p.batch
-    offsets(q, 3, sizeof(real), tables)
-    offsets(k, 3, sizeof(real), tables + p.batch)
-    offsets(v, 3, sizeof(real), tables + 2 * p.batch)
-    p.planes = 1
-    p.plane_start[0] = 0
-    p.plane_start[1] = p.d
-    p.left = -1
-    p.right = -1
-    p.first = 0
-    p.rows_here = p.lq
-
-
 cdef void set_out(Problem *p, cnp.ndarray out, cnp.ndarray lse) noexcept:
     cdef int nd = out.ndim
     p.out = <real *>cnp.PyArray_DATA(out)
@@ -374,78 +332,19 @@ def attend(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray v not Non
     tile() raised, which has kept the exception.
     """
     cdef Problem p
-    cdef Py_ssize_t batch = leading(q, 3), i, nd = q.ndim
+    cdef Py_ssize_t batch = leading(q, 3)
     cdef Py_ssize_t *tables
-    cdef cnp.ndarray array
-    cdef object capsule
     if batch == 0:  # the tables would be too short for the axes before the one of length 0
         return 0
     memset(&p, 0, sizeof(p))
-    tables = <Py_ssize_t *>PyMem_RawMalloc(8 * batch * sizeof(Py_ssize_t))
+    tables = <Py_ssize_t *>PyMem_RawMalloc(TABLES * batch * sizeof(Py_ssize_t))
     if tables == NULL:
         raise MemoryError("no memory for the tables of the attention kernels")
     try:
         set_shapes(&p, q, k, v, tables)
         if out is not None:
             set_out(&p, out, lse)
-        p.scale = reals(scale)
-        p.causal = causal
-        p.left = left
-        p.right = right
-        for i in range(batch):
-            tables[4 * batch + i] = table(position)[i] if position is not None else 0
-            tables[5 * batch + i] = table(key_length)[i] if key_length is not None else p.lk
-        if mask is not None:
-            p.mask = <const unsigned char *>cnp.PyArray_DATA(mask)
-            p.mask_head = mask.strides[nd - 3]
-            p.mask_row = mask.strides[nd - 2]
-            p.mask_key = mask.strides[nd - 1]
-            offsets(mask, 3, 1, tables + 6 * batch)
-        if bias is not None:
-            p.bias = reals(bias)
-            p.bias_head = step(bias, nd - 3)
-            p.bias_row = step(bias, nd - 2)
-            p.bias_key = step(bias, nd - 1)
-            offsets(bias, 3, sizeof(real), tables + 7 * batch)
-        p.softcap = <real>softcap
-        p.sinks = reals(sinks)
-        if dropout > 0:
-            p.dropout = True
-            p.drop_below = <unsigned int>(dropout * 4294967296.0)
-            p.keep_scale = <real>(1 / (1 - dropout))
-            p.seed = seed
-        if plan is not None:
-            p.first, p.rows_here = plan.first, plan.rows
-            p.plan_rows, p.plan_batch, p.plan_head = plan.block_rows, plan.batch_stride, plan.head_stride
-            p.plan_ptr = table(plan.ptr)
-            p.plan_start = table(plan.start)
-            p.plan_stop = table(plan.stop)
-            p.plan_bit = table(plan.bit)
-            p.plan_words_at = table(plan.words_at)
-            p.plan_row_words = table(plan.row_words)
-            p.plan_words = <const unsigned int *>cnp.PyArray_DATA(plan.words)
-        if score is not None:
-            p.planes = len(score.plane_starts) - 1
-            for i in range(p.planes + 1):
-                p.plane_start[i] = score.plane_starts[i]
-            p.n_rows = <int>len(score.rows)
-            p.n_cols = <int>len(score.cols)
-            for i in range(p.n_rows):
-                p.rows[i] = reals(score.rows[i])
-            for i in range(p.n_cols):
-                array = score.cols[i]
-                p.cols[i] = reals(array)
-                p.cols_heads[i] = array.shape[array.ndim - 2]
-            p.params = reals(score.params)
-            p.n_params = score.params.shape[1]
-            p.vectors = score.vectors
-            p.symmetric = score.symmetric
-            if score.forward is not None:
-                capsule = tuple.__getitem__(score.forward, 0)
-                p.forward = <score_forward>PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
-                p.forward_data = PyCapsule_GetContext(capsule)
-            else:
-                p.python = <void *>score
+        set_options(&p, tables, scale, causal, left, right, position, key_length, mask, bias, softcap, sinks, dropout, seed, plan, score)
         if chosen is not None:
             p.top_k = chosen.shape[chosen.ndim - 1]
             p.chosen = <Py_ssize_t *>cnp.PyArray_DATA(chosen)
@@ -485,13 +384,13 @@ cdef bint is_plain_pair(cnp.ndarray q, cnp.ndarray k) noexcept:
 cdef int run_plain(cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, cnp.ndarray lse, cnp.ndarray logits, bint causal,
                    int threads) except -1:
     cdef Problem p
-    cdef Py_ssize_t small[8 * PLAIN_BATCH]
+    cdef Py_ssize_t small[TABLES * PLAIN_BATCH]
     cdef Py_ssize_t *tables = small
     cdef real scales[PLAIN_HEADS]
     cdef Py_ssize_t batch = leading(q, 3), i
     memset(&p, 0, sizeof(p))
     if batch > PLAIN_BATCH:
-        tables = <Py_ssize_t *>PyMem_RawMalloc(8 * batch * sizeof(Py_ssize_t))
+        tables = <Py_ssize_t *>PyMem_RawMalloc(TABLES * batch * sizeof(Py_ssize_t))
         if tables == NULL:
             raise MemoryError("no memory for the tables of the attention kernels")
     try:

@@ -12,10 +12,13 @@
 
     runner.py                               a check, its result, and what runs them
     scores.py  patterns.py  aggregates.py   the checks of the three parts of attention
-      └─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
+      ├─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
+      └─► gradients.py                      those of gradients through such calls
     variants.py                             the checks of the object API
-      └─► graphs.py                         those of attention along the edges of a graph
+      ├─► graphs.py                         those of attention along the edges of a graph
+      └─► training.py, graph_training.py    those of what is trainable: gradients, parameters, checkpoints
     cases.py                                inputs, tolerances, words
+    slopes.py                               gradients against finite differences
     compiled.py                             a score's compiled functions, called from Python
 
 A subject can say how it wants to be tried, by attributes and methods that the suite looks for and nothing else uses:

@@ -236,11 +236,14 @@ def explain(error: BaseException) -> str:
 def checks_of(family: str) -> Iterator[Check]:
     """Yield the checks of a family."""
     # Imported here, for the families build on this module.
-    from . import aggregates, graphs, patterns, scores, variants
+    from . import aggregates, gradients, graph_training, graphs, patterns, scores, training, variants
 
     lists = {
-        "variant": (variants.CHECKS, graphs.CHECKS), "score": (scores.CHECKS,), "pattern": (patterns.CHECKS,), "aggregate": (aggregates.CHECKS,),
-    }  # fmt: skip
+        "variant": (variants.CHECKS, training.CHECKS, graphs.CHECKS, graph_training.CHECKS),
+        "score": (scores.CHECKS, gradients.SCORES),
+        "pattern": (patterns.CHECKS, gradients.PATTERNS),
+        "aggregate": (aggregates.CHECKS, gradients.AGGREGATES),
+    }
     return itertools.chain(*lists[family])
 
 

@@ -16,6 +16,7 @@ from ruvattn.errors import InvalidInputError
 from ruvattn.isa import ISA_VARIABLE, active_isa, supported_isas
 from ruvattn.testing import parametrize_with_checks
 from ruvattn.testing.compiled import compiled_logits, compiled_logits_vjp
+from ruvattn.testing.slopes import require_gradients
 
 pytest.importorskip("ruvattn_example", reason="pip install ./plugins/ruvattn-example first")
 from ruvattn_example import CompiledRbf, Rbf
@@ -91,12 +92,12 @@ def test_a_narrow_kernel_takes_the_nearest_key(score):
 @both
 @pytest.mark.parametrize("sigma", [0, -1.0, np.nan, np.inf, 1e-16, 1e16, "1", None, [1.0, 0.0], True, 1j])
 def test_a_sigma_that_is_no_width_is_refused(score, sigma):
-    with pytest.raises(InvalidInputError, match="sigma must be a number from 1e-15 to 1e15, or one for each head, got "):
+    with pytest.raises(InvalidInputError, match="sigma must be a number between 1e-16 and 1e\\+16, or one for each head, got "):
         score(sigma=sigma)
 
 
 @both
-@pytest.mark.parametrize("sigma", [1e-15, 1e15])
+@pytest.mark.parametrize("sigma", [1.01e-16, 1e-15, 1e15, 0.99e16])
 def test_the_narrowest_and_the_widest_kernel_give_numbers(score, sigma):
     q, k, v = points(3, 2, 9, 4, dtype=np.float32)
     assert np.isfinite(ruvattn.attention(np.concatenate([q, k], 1), k, v, score=score(sigma=sigma))).all()
@@ -157,6 +158,23 @@ def test_its_variants_are_made_by_name_and_from_their_configuration(name):
     heads = x.reshape(10, 2, 4).swapaxes(0, 1)
     expected = ruvattn.reference.attention(heads, heads, heads, score=Rbf(sigma=[0.5, 2.0]))
     np.testing.assert_allclose(layer(x), expected.swapaxes(0, 1).reshape(10, 8), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rbf", "rbf-compiled"])
+def test_sigma_is_learned(name):
+    layer = ruvattn.create(name, embed_dim=8, num_heads=2, sigma=2.0, learn=("score.sigma",))
+    sigma = layer.parameters()["score.sigma"]
+    assert sigma.tolist() == [2.0, 2.0]
+    x, dout = points(10, 8), points(10, 8, seed=1)
+    layer(x)
+    found = layer.backward(dout)
+
+    def loss(arrays):
+        sigma[...] = arrays["sigma"]
+        return float((layer(arrays["x"]) * dout).sum())
+
+    require_gradients(loss, {"x": x, "sigma": sigma.copy()}, {"x": found.total(), "sigma": found.params["score.sigma"]})
+    assert "trainable" in ruvattn.variants()[name].capabilities
 
 
 # --- the README keeps up ---------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ EVERY = [(name, form) for name in NAMES for form in OPTIONS[name]]
 
 def draw(name: str, form: str = "plain", seed: int = 0, **options: Any) -> Any:
     """Return a variant with random parameters, biases too."""
-    layer = ruvattn.create(name, **{"embed_dim": EMBED, "num_heads": HEADS, **OPTIONS[name].get(form, {}), **options})
+    layer = ruvattn.create(name, **{"embed_dim": EMBED, "num_heads": HEADS, **OPTIONS.get(name, {}).get(form, {}), **options})
     rng = np.random.default_rng(seed + 100)
     for array in layer.parameters().values():
         array[...] = rng.standard_normal(array.shape) * 0.6

@@ -18,7 +18,6 @@ def ruvattn_register(registry):
     """Enter the plugin's names; ruvattn calls this once, when it first needs the names of plugins."""
     registry.score("rbf", Rbf, summary="Gaussian kernel, -|q-k|²/(2σ²), in NumPy.")
     registry.score("rbf-compiled", CompiledRbf, summary="Gaussian kernel, -|q-k|²/(2σ²), compiled.")
-    registry.variant("rbf", rbf_attention, summary="Attention to the nearest keys by a Gaussian kernel, in NumPy.")
-    registry.variant(
-        "rbf-compiled", compiled_rbf_attention, summary="Attention to the nearest keys by a Gaussian kernel, compiled."
-    )
+    for name, factory, how in (("rbf", rbf_attention, "in NumPy"), ("rbf-compiled", compiled_rbf_attention, "compiled")):
+        summary = f"Attention to the nearest keys by a Gaussian kernel, {how}."
+        registry.variant(name, factory, summary=summary, capabilities=("trainable",))

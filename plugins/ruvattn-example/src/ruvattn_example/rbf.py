@@ -23,7 +23,7 @@ class Rbf(Score):
     Parameters
     ----------
     sigma : float or array of shape (Hq,), default 1.0
-        Width of the kernel, in the units of q and k, from 1e-15 to 1e15; one for all heads or one for each.
+        Width of the kernel, in the units of q and k, between 1e-16 and 1e16; one for all heads or one for each.
 
     Raises
     ------
@@ -40,12 +40,14 @@ class Rbf(Score):
     """
 
     symmetric = True  # a distance doesn't mind which of the two is the query: the engine need not turn tiles around for the compiled form
+    # Outside of these bounds 1/(2σ²) leaves the range of float32. The core sees to it that a sigma that is learned stays within.
+    domains = {"sigma": (1e-16, 1e16)}
 
     def __init__(self, sigma=1.0):
         widths = np.asarray(sigma)
-        # Outside these bounds 1/(2σ²) leaves the range of float32.
-        if widths.dtype.kind not in "fiu" or not np.all((widths >= 1e-15) & (widths <= 1e15)):
-            raise InvalidInputError(f"sigma must be a number from 1e-15 to 1e15, or one for each head, got {sigma!r}")
+        low, high = self.domains["sigma"]
+        if widths.dtype.kind not in "fiu" or not np.all((widths > low) & (widths < high)):
+            raise InvalidInputError(f"sigma must be a number between {low:g} and {high:g}, or one for each head, got {sigma!r}")
         self.params = {"sigma": sigma}
 
     def row_terms(self, q, pos):

@@ -9,7 +9,7 @@ import numpy as np
 from ruvattn.errors import InvalidInputError
 from ruvattn.scores import Score, Tile
 
-from .layout import COSINE, DOT, EUCLIDEAN, LENGTH, LORENTZ, LORENTZ_INNER, SPHERE, STEREOGRAPHIC, SUM, Kernels, Part
+from .layout import COSINE, DOT, EUCLIDEAN, LENGTH, LORENTZ, LORENTZ_INNER, SPHERE, STEREOGRAPHIC, SUM, Kernels, Part, domains_of
 from .pairs import (
     Gradients,
     Measure,
@@ -45,6 +45,11 @@ class GeometricScore(Score):
     kernels = Kernels()
     mode: int
     parts: tuple[Part, ...]
+
+    @property
+    def domains(self) -> dict[str, tuple[float, float]]:  # type: ignore[override]  # of its parts
+        """Where the parameters have to be, as `ruvattn.Score` has it."""
+        return domains_of(self.mode, self.parts)
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return a term or two of each part for every query, computed in float64; raise where one is outside of a ball."""
@@ -152,11 +157,16 @@ class GeometricScore(Score):
             if part.kind == DOT:
                 continue
             kappa, group = self._curvature(part, heads)
-            own = part.columns(x).astype(np.float64)
+            first = np.asarray(dterms[part.term], np.float64)
+            touched = first != 0
+            if part.kind == STEREOGRAPHIC:
+                touched |= dterms[part.term + 1] != 0
+            # Rows that nothing comes to from above may be anything: squares of theirs may overflow.
+            seen = touched if group == 1 else touched.reshape(*touched.shape[:-2], heads, group, touched.shape[-1]).any(-2)
+            own = np.where(seen.reshape(x.shape[:-1])[..., None], part.columns(x), 0).astype(np.float64, copy=False)
             norms = np.vecdot(own, own)
             if group > 1:
                 norms = np.repeat(norms, group, -2)
-            first = np.asarray(dterms[part.term], np.float64)
             dkappa = None
             if part.kind == STEREOGRAPHIC:
                 second = np.asarray(dterms[part.term + 1], np.float64) / (1 + kappa * norms) ** 2

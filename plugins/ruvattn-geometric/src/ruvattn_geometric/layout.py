@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,21 @@ def alone(kind: int, curvature: str) -> tuple[tuple[int, ...] | None, tuple[Part
     """Return the splits and the one part of a space that has all columns; those of Lorentz points begin with the time, which is made anew."""
     time = int(kind in (LORENTZ, LORENTZ_INNER))
     return (1, -1) if time else None, (Part(kind, time, -1, time, 0, curvature),)
+
+
+@functools.lru_cache(maxsize=256)  # every call asks
+def domains_of(mode: int, parts: tuple[Part, ...]) -> dict[str, tuple[float, float]]:
+    """Return where the parameters of a score have to be: curvatures of one sign, a temperature above 0, and weights under a root too."""
+    above, below = (0.0, math.inf), (-math.inf, 0.0)
+    domains = {"temperature": above}
+    for part in parts:
+        if part.kind == SPHERE:
+            domains[part.curvature] = above
+        elif part.kind in (LORENTZ, LORENTZ_INNER):
+            domains[part.curvature] = below
+        if part.weight and mode == LENGTH:
+            domains[part.weight] = above
+    return domains
 
 
 class _Layout(ctypes.Structure):

@@ -2,7 +2,7 @@
 
     graph.py        Graph: edges in, checked and sorted once;  reading.py  whatever holds edges;  self_loops.py, subgraphs.py, sampling.py
     scores.py       the logit of an edge: additive, additive second version, rotary by hops;  _scores.pyx  the same compiled
-    segments.py     sums, means and maxima over the edges of a node;  _segments.pyx  compiled
+    segments.py     sums, means and maxima over the edges of a node, and their gradients;  _segments.pyx  compiled
     variants/       gat, gatv2, graph-transformer, edge-featured, graph-rope, gin, sage, as `ruvattn.create` makes them
     layers.py       AttentionGNNLayer: attention, residual, LayerNorm, feed-forward
     pictures.py     drawn graphs;  karate.py  what `ruvattn demo` shows
@@ -22,7 +22,7 @@ from .layers import AttentionGNNLayer
 from .pictures import draw_graph, graph_text, save_graph, spring_positions
 from .sampling import NeighborSampler, sample_neighbors
 from .scores import AdditiveScore, AdditiveV2Score, HopRotaryScore
-from .segments import segment_max, segment_mean, segment_sum
+from .segments import segment_max, segment_max_backward, segment_mean, segment_mean_backward, segment_sum, segment_sum_backward
 from .subgraphs import Subgraph
 from .variants import REGISTERED as VARIANTS
 from .variants import (
@@ -32,6 +32,7 @@ from .variants import (
     GATv2Attention,
     GINAttention,
     GraphContext,
+    GraphGradients,
     GraphRoPEAttention,
     GraphTransformerAttention,
     GraphVariant,
@@ -53,6 +54,7 @@ __all__ = [
     "GINAttention",
     "Graph",
     "GraphContext",
+    "GraphGradients",
     "GraphRoPEAttention",
     "GraphTransformerAttention",
     "GraphVariant",
@@ -66,8 +68,11 @@ __all__ = [
     "sample_neighbors",
     "save_graph",
     "segment_max",
+    "segment_max_backward",
     "segment_mean",
+    "segment_mean_backward",
     "segment_sum",
+    "segment_sum_backward",
     "spring_positions",
 ]
 

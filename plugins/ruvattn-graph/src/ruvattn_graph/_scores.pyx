@@ -4,20 +4,25 @@
     additive_logits       LeakyReLU(row + column + edge terms)
     additive_v2_logits    a·LeakyReLU(q + k + W e), columns in the lanes, four keys at a time; e are the last columns of the keys
     hop_rotary_logits     scale · q·R(hop)k, pairs of columns in the lanes, four keys at a time
+    …_vjp                 gradients of the same, given those of the logits; keys with a gradient alone are looked at
 
 How many edge terms and columns there are is no parameter of a head: it comes as ``user_data``, in the structs below. Sums that overflow are made
 once more in wide arithmetic, so that what is finite stays finite. Compiled once per instruction set and dtype.
 """
 from libc.math cimport cos, pow, sin
+from libc.string cimport memset
 
 from ruvattn.kernels.gather cimport last_lanes, v_sum_four
 from ruvattn.kernels.problem cimport MAX_TERMS
-from ruvattn.kernels.vector cimport REAL_MAX, VLEN, real, v_load, v_lt, v_max, v_real, v_select, v_set1, v_store, v_ubits, vreal
+from ruvattn.kernels.vector cimport (
+    REAL_MAX, VLEN, real, v_load, v_lt, v_max, v_real, v_select, v_set1, v_store, v_sum, v_ubits, vreal, vuint,
+)
 from ruvattn.kernels.wide cimport narrow, wide
 
 cdef enum:
     MOST_WIDTHS = 64
     MOST_LANES = 16
+    SLOTS = 32                  # vectors of columns whose gradients are held at once
 
 
 cdef struct Layout:
@@ -82,6 +87,56 @@ cdef api void additive_logits(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssize_t
             v_store(made, additive_v(v_set1(rows[i]), rest, VLEN, last, slope))
             for j in range(whole, n):
                 dots[i * ld + j] = made[j - whole]
+
+
+cdef inline vreal below_v(vreal x) noexcept nogil:
+    """x where it is negative, else 0; NaN is 0 too."""
+    return -v_max(-x, v_set1(0))
+
+
+cdef inline vreal additive_vjp_v(vreal row, const real *cols, Py_ssize_t ld, Py_ssize_t last, vreal slope, vreal up, vreal *dslope) noexcept nogil:
+    """Gradient of the sum of VLEN columns, given those of their logits."""
+    cdef Py_ssize_t r
+    cdef vreal x = row + v_load(cols)
+    for r in range(1, last + 1):
+        x = x + v_load(cols + r * ld)
+    dslope[0] = dslope[0] + up * below_v(bounded_v(x))
+    return v_select(v_lt(v_set1(0), x), up, slope * up)
+
+
+cdef api void additive_vjp(real *dots, real *dlogits, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real *rows, real *cols, real *params, real *q,
+                           real *k, Py_ssize_t d, real *drows, real *dcols, real *dparams, real *dq, real *dk, void *user_data) noexcept nogil:
+    """Gradients of the row's term, of each column term, and of the slope."""
+    cdef const Layout *f = <const Layout *>user_data
+    cdef Py_ssize_t i, j, r, t, whole = n // VLEN * VLEN, last = f.edge_terms
+    cdef vreal slope = v_set1(params[0]), dslope = v_set1(0), row, g
+    cdef real rest[MAX_TERMS * MOST_LANES]
+    cdef real up[MOST_LANES]    # gradients of the last logits, then of their sums
+    memset(up, 0, sizeof(up))
+    if whole < n:
+        for r in range(last + 1):
+            for t in range(VLEN):
+                rest[r * VLEN + t] = cols[r * ld + whole + t] if whole + t < n else 0
+    for i in range(m):
+        row = v_set1(0)
+        j = 0
+        while j < whole:
+            g = additive_vjp_v(v_set1(rows[i]), cols + j, ld, last, slope, v_load(dlogits + i * ld + j), &dslope)
+            row = row + g
+            for r in range(last + 1):
+                v_store(dcols + r * ld + j, v_load(dcols + r * ld + j) + g)
+            j += VLEN
+        if whole < n:
+            for t in range(VLEN):
+                up[t] = dlogits[i * ld + whole + t] if whole + t < n else 0
+            g = additive_vjp_v(v_set1(rows[i]), rest, VLEN, last, slope, v_load(up), &dslope)
+            row = row + g
+            v_store(up, g)
+            for r in range(last + 1):
+                for j in range(whole, n):
+                    dcols[r * ld + j] += up[j - whole]
+        drows[i] += v_sum(row)
+    dparams[0] += v_sum(dslope)
 
 
 # --- additive, second version ---------------------------------------------------------------------------------------------------
@@ -194,6 +249,173 @@ cdef api void additive_v2_logits(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssiz
                 dots[i * ld + j] = wide_columns(&f, q + i * d, k + j * d)
 
 
+cdef struct HiddenGradient:
+    real *dq                    # (d,)
+    real *da                    # (C,), NULL: none
+    real *dedge_weights         # (F, C)
+    vuint lanes                 # those of the last vector of columns that no other has
+    vreal dslope
+    real rest                   # that of columns that are too few for a vector, which no lane of dslope has
+    real held[4 * SLOTS * MOST_LANES]   # gradients of the sums of four keys, for the features of their edges
+
+
+cdef inline Py_ssize_t next_keys(const real *up, Py_ssize_t n, Py_ssize_t *j, Py_ssize_t *at) noexcept nogil:
+    """Up to four keys from j on whose logits have a gradient; others may be masked, and hold anything."""
+    cdef Py_ssize_t count = 0, i = j[0]
+    while i < n and count < 4:
+        if up[i] != 0:
+            at[count] = i
+            count += 1
+        i += 1
+    j[0] = i
+    return count
+
+
+cdef inline void columns_vjp(const Hidden *f, HiddenGradient *g, const Py_ssize_t count, const bint last, Py_ssize_t c, Py_ssize_t slot,
+                             const real *q, const real **k, const real *up, real **dk) noexcept nogil:
+    """Gradients of VLEN columns of ``count`` keys from c on; of the ``last`` columns, those that no other vector has."""
+    cdef vreal zero = v_set1(0), slope = v_set1(f.slope), xq = v_load(q + c), a = v_set1(1), dq = zero, da = zero, dslope = zero, x, h, y, s, u
+    cdef vuint above
+    cdef Py_ssize_t t, e
+    if f.a != NULL:
+        a = v_load(f.a + c)
+    for t in range(count):
+        u = v_set1(up[t])
+        x = xq + v_load(k[t] + c)
+        for e in range(f.features):
+            x = x + v_set1(k[t][f.width + e]) * v_load(f.edge_weights + e * f.width + c)
+        above = v_lt(zero, x)
+        h = u * a
+        y = v_select(above, x, slope * x)
+        s = h * below_v(x)
+        h = v_select(above, h, slope * h)
+        if last:
+            y = v_select(g.lanes, y, zero)
+            s = v_select(g.lanes, s, zero)
+            h = v_select(g.lanes, h, zero)
+        da = da + u * y
+        dq = dq + h
+        dslope = dslope + s
+        v_store(dk[t] + c, v_load(dk[t] + c) + h)
+        if f.features > 0:
+            v_store(g.held + (t * SLOTS + slot) * VLEN, h)
+    g.dslope = g.dslope + dslope
+    v_store(g.dq + c, v_load(g.dq + c) + dq)
+    if g.da != NULL:
+        v_store(g.da + c, v_load(g.da + c) + da)
+
+
+cdef inline void features_vjp(const Hidden *f, HiddenGradient *g, const Py_ssize_t count, Py_ssize_t first, Py_ssize_t slots, const real **k,
+                              real **dk) noexcept nogil:
+    """From the gradients that are held, those of W and of the features; the last vector of columns ends with the last column."""
+    cdef Py_ssize_t e, slot, c, t
+    cdef vreal w, dw, h
+    cdef vreal s[4]
+    cdef real sums[4]
+    for e in range(f.features):
+        for t in range(4):
+            s[t] = v_set1(0)
+        for slot in range(slots):
+            c = first + slot * VLEN
+            c = c if c + VLEN <= f.width else f.width - VLEN
+            w = v_load(f.edge_weights + e * f.width + c)
+            dw = v_load(g.dedge_weights + e * f.width + c)
+            for t in range(count):
+                h = v_load(g.held + (t * SLOTS + slot) * VLEN)
+                s[t] = s[t] + w * h
+                dw = dw + v_set1(k[t][f.width + e]) * h
+            v_store(g.dedge_weights + e * f.width + c, dw)
+        v_sum_four(s[0], s[1], s[2], s[3], sums)
+        for t in range(count):
+            dk[t][f.width + e] += sums[t]
+
+
+cdef inline void few_columns_vjp(const Hidden *f, HiddenGradient *g, const real *q, const real *k, real up, real *dk) noexcept nogil:
+    """Gradients of one key, column by column."""
+    cdef real x, h, dslope = 0
+    cdef Py_ssize_t c, e
+    for c in range(f.width):
+        x = q[c] + k[c]
+        for e in range(f.features):
+            x += k[f.width + e] * f.edge_weights[e * f.width + c]
+        h = up if f.a == NULL else up * f.a[c]
+        if g.da != NULL:
+            g.da[c] += up * (x if x > 0 else x * f.slope)
+        if not x > 0:
+            dslope += h * x
+            h = h * f.slope
+        g.dq[c] += h
+        dk[c] += h
+        for e in range(f.features):
+            dk[f.width + e] += h * f.edge_weights[e * f.width + c]
+            g.dedge_weights[e * f.width + c] += h * k[f.width + e]
+    g.rest += dslope
+
+
+cdef inline void keys_vjp(const Hidden *f, HiddenGradient *g, const Py_ssize_t count, const real *q, const real **k, const real *up,
+                          real **dk) noexcept nogil:
+    """Gradients of all columns of ``count`` keys, SLOTS vectors at a time."""
+    cdef Py_ssize_t first = 0, slot, whole = f.width // VLEN * VLEN, c
+    while first < f.width:
+        slot = 0
+        c = first
+        while slot < SLOTS and c < whole:
+            columns_vjp(f, g, count, False, c, slot, q, k, up, dk)
+            slot += 1
+            c += VLEN
+        if slot < SLOTS and c < f.width:
+            columns_vjp(f, g, count, True, f.width - VLEN, slot, q, k, up, dk)
+            slot += 1
+            c = f.width
+        if f.features > 0:
+            features_vjp(f, g, count, first, slot, k, dk)
+        first = c
+
+
+cdef api void additive_v2_vjp(real *dots, real *dlogits, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real *rows, real *cols, real *params, real *q,
+                              real *k, Py_ssize_t d, real *drows, real *dcols, real *dparams, real *dq, real *dk, void *user_data) noexcept nogil:
+    """Gradients of queries, keys and their features, and of the parameters."""
+    cdef const Layout *layout = <const Layout *>user_data
+    cdef Hidden f
+    cdef HiddenGradient g
+    cdef const real *four[4]
+    cdef real *dfour[4]
+    cdef real up[4]
+    cdef real dslope = 0
+    cdef Py_ssize_t at[4]
+    cdef Py_ssize_t i, j, t, count
+    f.features = layout.edge_width
+    f.width = d - f.features
+    f.slope = params[0]
+    f.a = params + 1 if layout.weighted else NULL
+    f.edge_weights = params + 1 + (f.width if layout.weighted else 0)
+    g.da = dparams + 1 if layout.weighted else NULL
+    g.dedge_weights = dparams + 1 + (f.width if layout.weighted else 0)
+    if f.width % VLEN != 0:
+        g.lanes = last_lanes(f.width % VLEN)
+    for i in range(m):
+        g.dq = dq + i * d
+        g.dslope = v_set1(0)
+        g.rest = 0
+        j = 0
+        while j < n:
+            count = next_keys(dlogits + i * ld, n, &j, at)
+            for t in range(count):
+                four[t] = k + at[t] * d
+                dfour[t] = dk + at[t] * d
+                up[t] = dlogits[i * ld + at[t]]
+            if f.width < VLEN:
+                for t in range(count):
+                    few_columns_vjp(&f, &g, q + i * d, four[t], up[t], dfour[t])
+            elif count == 4:
+                keys_vjp(&f, &g, 4, q + i * d, four, up, dfour)
+            else:
+                for t in range(count):
+                    keys_vjp(&f, &g, 1, q + i * d, four + t, up + t, dfour + t)
+        dslope += v_sum(g.dslope) + g.rest  # row by row: so few numbers are added to a large one
+    dparams[0] += dslope
+
+
 # --- rotary by hops -------------------------------------------------------------------------------------------------------------
 
 cdef inline const real *table_of(const Turns *f, Py_ssize_t d) noexcept nogil:
@@ -281,3 +503,99 @@ cdef api void hop_rotary_logits(real *dots, Py_ssize_t m, Py_ssize_t n, Py_ssize
         for j in range(n):
             if table == NULL or dots[i * ld + j] * 0 != 0:
                 dots[i * ld + j] = wide_turned(f, hop_of(f, cols, j), scale, qi, k + j * d, d)
+
+
+cdef inline void turned_vjp_v(const real *turn, vreal g, const real *q, const real *k, Py_ssize_t half, Py_ssize_t p, real *dk,
+                              vreal *dq) noexcept nogil:
+    """Gradients of VLEN pairs of one key, g times those of the unscaled logit; those of the query are added to dq[0] and dq[1]."""
+    cdef vreal q0 = v_load(q + p), q1 = v_load(q + half + p), k0 = v_load(k + p), k1 = v_load(k + half + p)
+    cdef vreal c = g * v_load(turn + p), s = g * v_load(turn + half + p)
+    dq[0] = dq[0] + (k0 * c - k1 * s)
+    dq[1] = dq[1] + (k1 * c + k0 * s)
+    v_store(dk + p, v_load(dk + p) + (q0 * c + q1 * s))
+    v_store(dk + half + p, v_load(dk + half + p) + (q1 * c - q0 * s))
+
+
+cdef inline real pair_vjp(real c, real s, real g, const real *q, const real *k, Py_ssize_t half, Py_ssize_t p, real *dq, real *dk) noexcept nogil:
+    """Gradients of one pair, and its share of the unscaled logit."""
+    dq[p] += g * (k[p] * c - k[half + p] * s)
+    dq[half + p] += g * (k[half + p] * c + k[p] * s)
+    dk[p] += g * (q[p] * c + q[half + p] * s)
+    dk[half + p] += g * (q[half + p] * c - q[p] * s)
+    return (k[p] * q[p] + k[half + p] * q[half + p]) * c + (k[p] * q[half + p] - k[half + p] * q[p]) * s
+
+
+cdef inline real turned_keys_vjp(const Py_ssize_t count, const real **turn, real scale, const real *up, const real *q, const real **k, Py_ssize_t d,
+                                 real *dq, real **dk) noexcept nogil:
+    """Gradients of ``count`` keys, and that of the scale."""
+    cdef Py_ssize_t half = d // 2, whole = half // VLEN * VLEN, p = 0, t
+    cdef vreal both[2]
+    cdef vreal dscale = v_set1(0)
+    cdef real rest = 0, y
+    while p < whole:
+        both[0] = v_load(dq + p)
+        both[1] = v_load(dq + half + p)
+        for t in range(count):
+            dscale = dscale + v_set1(up[t]) * turned_v(turn[t], q, k[t], half, p)
+            turned_vjp_v(turn[t], v_set1(up[t] * scale), q, k[t], half, p, dk[t], both)
+        v_store(dq + p, both[0])
+        v_store(dq + half + p, both[1])
+        p += VLEN
+    for t in range(count):
+        y = 0
+        for p in range(whole, half):
+            y += pair_vjp(turn[t][p], turn[t][half + p], up[t] * scale, q, k[t], half, p, dq, dk[t])
+        if 2 * half < d:
+            y += k[t][d - 1] * q[d - 1]
+            dq[d - 1] += up[t] * scale * k[t][d - 1]
+            dk[t][d - 1] += up[t] * scale * q[d - 1]
+        rest += up[t] * y
+    return v_sum(dscale) + rest
+
+
+cdef inline real untabled_vjp(const Turns *f, Py_ssize_t hop, real scale, real up, const real *q, const real *k, Py_ssize_t d, real *dq,
+                              real *dk) noexcept nogil:
+    """Gradients of one key without a table, and that of the scale."""
+    cdef Py_ssize_t half = d // 2, p
+    cdef double angle
+    cdef real y = 0
+    for p in range(half):
+        angle = hop * pow(f.base, -2.0 * p / d)
+        y += pair_vjp(<real>cos(angle), <real>sin(angle), up * scale, q, k, half, p, dq, dk)
+    if 2 * half < d:
+        y += k[d - 1] * q[d - 1]
+        dq[d - 1] += up * scale * k[d - 1]
+        dk[d - 1] += up * scale * q[d - 1]
+    return up * y
+
+
+cdef api void hop_rotary_vjp(real *dots, real *dlogits, Py_ssize_t m, Py_ssize_t n, Py_ssize_t ld, real *rows, real *cols, real *params, real *q,
+                             real *k, Py_ssize_t d, real *drows, real *dcols, real *dparams, real *dq, real *dk, void *user_data) noexcept nogil:
+    """Gradients of queries, keys and the scale; hops have none."""
+    cdef const Turns *f = <const Turns *>user_data
+    cdef const real *table = table_of(f, d)
+    cdef const real *turn[4]
+    cdef const real *four[4]
+    cdef real *dfour[4]
+    cdef real up[4]
+    cdef Py_ssize_t at[4]
+    cdef Py_ssize_t i, j, t, count, half = d // 2
+    for i in range(m):
+        j = 0
+        while j < n:
+            count = next_keys(dlogits + i * ld, n, &j, at)
+            for t in range(count):
+                four[t] = k + at[t] * d
+                dfour[t] = dk + at[t] * d
+                up[t] = dlogits[i * ld + at[t]]
+                if table == NULL:
+                    dparams[0] += untabled_vjp(f, hop_of(f, cols, at[t]), params[0], up[t], q + i * d, four[t], d, dq + i * d, dfour[t])
+                else:
+                    turn[t] = table + hop_of(f, cols, at[t]) * 2 * half
+            if table == NULL:
+                continue
+            if count == 4:
+                dparams[0] += turned_keys_vjp(4, turn, params[0], up, q + i * d, four, d, dq + i * d, dfour)
+            else:
+                for t in range(count):
+                    dparams[0] += turned_keys_vjp(1, turn + t, params[0], up + t, q + i * d, four + t, d, dq + i * d, dfour + t)

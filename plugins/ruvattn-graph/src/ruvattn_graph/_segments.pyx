@@ -6,6 +6,8 @@
       merge_task        the pieces of a long row into one, in the order of its edges
         gather_piece    tiles of up to TILE edges, columns in registers; the rows of the next tile are fetched meanwhile
         conclude_row    a mean is divided, an empty row is 0; sums that aren't finite are made once more in wide arithmetic
+    give_back()         the gradient of the largest: to the edges that it is of, some columns a task
+      columns_task      all rows of these columns, in their order
 
 Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn_graph.segments`` did) and nothing in a task can raise. What a
 task computes depends on the shape alone, never on the number of threads.
@@ -39,6 +41,7 @@ cdef enum:
     NEAR = 1 << 19         # bytes of rows that the second-level cache holds anyway
     FETCHED = 1 << 14      # bytes of rows that are fetched ahead, half of a first-level cache
     WIDE_COLUMNS = 64      # columns that are summed at once in wide arithmetic
+    GIVEN = 16             # columns of a task that gives gradients back: no cache line is another's where rows are whole lines
     # what becomes of the rows
     SUM = 0
     MEAN = 1
@@ -453,6 +456,88 @@ def combine(str how not None, cnp.ndarray x not None, cnp.ndarray indptr not Non
         offsets(x, 2, sizeof(real), tables)
         offsets(out, 2, sizeof(real), tables + batch)
         execute(&p, threads)
+    finally:
+        PyMem_RawFree(tables)
+
+
+# --- the gradient of the largest ------------------------------------------------------------------------------------------------
+
+cdef struct Winners:
+    Py_ssize_t batch, rows, width, blocks
+    const int *indices
+    const real *dout
+    const Py_ssize_t *arg               # (batch, rows, width), contiguous: an edge, or −1
+    real *dx
+    Py_ssize_t dout_row, dx_row
+    const Py_ssize_t *dout_at           # element offsets of the batch entries
+    const Py_ssize_t *dx_at
+
+
+cdef void columns_task(const Winners *p, Py_ssize_t task, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
+    """Rows [r0, r1) of one block of columns: no other task writes to these."""
+    cdef Py_ssize_t b = task // p.blocks, first = task % p.blocks * GIVEN, last = first + GIVEN, r, c
+    cdef const real *dout
+    cdef const Py_ssize_t *arg
+    cdef real *dx = p.dx + p.dx_at[b]
+    last = last if last < p.width else p.width
+    for r in range(r0, r1):
+        dout = p.dout + p.dout_at[b] + r * p.dout_row
+        arg = p.arg + (b * p.rows + r) * p.width
+        for c in range(first, last):
+            if arg[c] >= 0:
+                dx[p.indices[arg[c]] * p.dx_row + c] += dout[c]
+
+
+cdef int give_all_back(const Winners *p, int team) except -1:
+    """Run all tasks, some rows at a time, between which Ctrl-C is answered."""
+    cdef Py_ssize_t tasks = p.batch * p.blocks, task, r = 0, stop, rows = <Py_ssize_t>(PATIENCE / (<double>p.batch * p.width) + 1)
+    while r < p.rows:
+        stop = p.rows if p.rows - r < rows else r + rows
+        if team > 1:
+            with nogil:
+                for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
+                    columns_task(p, task, r, stop)
+        else:
+            with nogil:
+                for task in range(tasks):
+                    columns_task(p, task, r, stop)
+        r = stop
+        if r < p.rows:
+            PyErr_CheckSignals()
+    return 0
+
+
+def give_back(cnp.ndarray dout not None, cnp.ndarray arg not None, cnp.ndarray indices not None, cnp.ndarray dx not None, int threads=1):
+    """Add the gradient dout (..., rows, W) of the largest to those of the rows of x that they are of, dx (..., N, W).
+
+    Everything has been validated: one dtype, native and aligned, contiguous last axes, strides that are multiples of the item; arg (..., rows, W)
+    intp, contiguous, edges or −1; indices (E,) int32, contiguous. No axis of dout is 0.
+    """
+    cdef Winners p
+    cdef Py_ssize_t batch = leading(dout, 2), tasks
+    cdef Py_ssize_t *tables
+    cdef int team = threads
+    p.batch = batch
+    p.rows, p.width = dout.shape[dout.ndim - 2], dout.shape[dout.ndim - 1]
+    p.blocks = (p.width + GIVEN - 1) // GIVEN
+    p.indices = <const int *>cnp.PyArray_DATA(indices)
+    p.arg = <const Py_ssize_t *>cnp.PyArray_DATA(arg)
+    p.dout, p.dx = reals(dout), reals(dx)
+    p.dout_row, p.dx_row = step(dout, dout.ndim - 2), step(dx, dx.ndim - 2)
+    tasks = batch * p.blocks
+    if <double>batch * p.rows * p.width < 2e5 or omp_in_parallel():
+        team = 1
+    team = <int>tasks if team > tasks else team
+    if team > 1:
+        team = ruvattn_team(team)
+    tables = <Py_ssize_t *>PyMem_RawMalloc(2 * batch * sizeof(Py_ssize_t))
+    if tables == NULL:
+        raise MemoryError("no memory for the tables of the segment kernels")
+    try:
+        p.dout_at, p.dx_at = tables, tables + batch
+        offsets(dout, 2, sizeof(real), tables)
+        offsets(dx, 2, sizeof(real), tables + batch)
+        give_all_back(&p, team)
     finally:
         PyMem_RawFree(tables)
 

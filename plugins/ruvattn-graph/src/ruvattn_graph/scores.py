@@ -5,7 +5,8 @@
     HopRotaryScore     scale · q·R(hop)k                                 a dot product of what is turned by the distance in the graph
 
 For `ruvattn.edge_attention`, which brings what an edge says: a number each as an edge term, features as further columns of its key. In a call
-without edges that part is missing, and the rest is a score as any other. Their tiles are compiled (_scores.pyx); gradients are in NumPy.
+without edges that part is missing, and the rest is a score as any other. Their tiles are compiled, and gradients of these (_scores.pyx); gradients
+of what is made once a row are in NumPy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.isa import load_kernels
-from ruvattn.scores import FORWARD_SIGNATURE, MAX_TERMS, Dot, Score, Tile, saturated, spelled
+from ruvattn.scores import FORWARD_SIGNATURE, MAX_TERMS, VJP_SIGNATURE, Dot, Score, Tile, saturated, spelled
 from ruvattn.validation import as_numbers, check_int, check_positive
 
 __all__ = ["AdditiveScore", "AdditiveV2Score", "HopRotaryScore"]
@@ -94,7 +95,7 @@ class AdditiveScore(Score):
             )
 
     def _forms(self) -> dict[str, tuple[Any, Any]]:
-        return _compiled("additive_logits", self.edge_terms, 0, False)
+        return _compiled("additive", self.edge_terms, 0, False)
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return a_query·q of every query."""
@@ -127,7 +128,9 @@ class AdditiveScore(Score):
         dslope = np.sum(dlogits * np.minimum(x, 0))
         g = dlogits * np.where(x > 0, 1, slope)
         dcols = tuple(g.sum(0, keepdims=True) for _ in t.cols)
-        return np.zeros((0, *x.shape), g.dtype), (g.sum(1, keepdims=True),), dcols, {"negative_slope": dslope}  # type: ignore[return-value]
+        dparams = {name: np.zeros_like(value) for name, value in t.params.items()}  # the vectors have theirs from the terms
+        dparams["negative_slope"] = dslope
+        return np.zeros((0, *x.shape), g.dtype), (g.sum(1, keepdims=True),), dcols, dparams  # type: ignore[return-value]
 
 
 class AdditiveV2Score(Score):
@@ -185,7 +188,7 @@ class AdditiveV2Score(Score):
 
     def _forms(self) -> dict[str, tuple[Any, Any]]:
         weights = self.params.get("edge_weights")
-        return _compiled("additive_v2_logits", 0, 0 if weights is None else np.shape(weights)[1], "a" in self.params)
+        return _compiled("additive_v2", 0, 0 if weights is None else np.shape(weights)[1], "a" in self.params)
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return no terms, having seen that the queries have the width that the parameters are for."""
@@ -284,7 +287,7 @@ class HopRotaryScore(Dot):
         return f"HopRotaryScore(base={self.base}, max_hops={self.max_hops}, scale={self.params['scale']!r}, edge_terms={self.edge_terms})"
 
     def _forms(self) -> dict[str, tuple[Any, Any]]:
-        return {dtype: (_turns(self, dtype).form, None) for dtype in DTYPES}
+        return {dtype: _turns(self, dtype).forms for dtype in DTYPES}
 
     def row_terms(self, q: np.ndarray, pos: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return no terms, having seen to it that the compiled form has cosines and sines for this width."""
@@ -465,12 +468,17 @@ class _TurnsLayout(ctypes.Structure):
     ]
 
 
-def _form(name: str, dtype: str, layout: ctypes.Structure) -> Any:
+def _forms(name: str, dtype: str, layout: ctypes.Structure) -> tuple[Any, Any]:
+    """Return the logits and their vjp, of one layout."""
     from scipy import LowLevelCallable
 
-    pointer = ctypes.cast(ctypes.pointer(layout), ctypes.c_void_p)
+    module, pointer = load_kernels("ruvattn_graph._scores", dtype), ctypes.cast(ctypes.pointer(layout), ctypes.c_void_p)
     # Cython calls a dtype `real` where it has to say which.
-    return LowLevelCallable.from_cython(load_kernels("ruvattn_graph._scores", dtype), name, pointer, spelled(FORWARD_SIGNATURE, dtype))
+    forward, vjp = (
+        LowLevelCallable.from_cython(module, f"{name}_{part}", pointer, spelled(signature, dtype))
+        for part, signature in (("logits", FORWARD_SIGNATURE), ("vjp", VJP_SIGNATURE))
+    )
+    return forward, vjp
 
 
 @functools.cache
@@ -478,21 +486,21 @@ def _compiled(name: str, edge_terms: int, edge_width: int, weighted: bool) -> di
     """Return the compiled forms for a layout; kept, together with what they point to."""
     layout = _Layout(edge_terms, edge_width, weighted)
     _kept.append(layout)
-    return {dtype: (_form(name, dtype, layout), None) for dtype in DTYPES}
+    return {dtype: _forms(name, dtype, layout) for dtype in DTYPES}
 
 
 _kept: list[_Layout] = []
 
 
 class _Turns:
-    """The compiled form of a base and a number of hops, and the tables that it reads: made when a width is first seen, and kept."""
+    """The compiled forms of a base and a number of hops, and the tables that it reads: made when a width is first seen, and kept."""
 
     def __init__(self, base: float, max_hops: int, edge_terms: int, dtype: str) -> None:
         self._layout = _TurnsLayout(base, max_hops, edge_terms, 0)
         self._tables: dict[int, np.ndarray] = {}
         self._dtype = dtype
         self._lock = threading.Lock()
-        self.form = _form("hop_rotary_logits", dtype, self._layout)
+        self.forms = _forms("hop_rotary", dtype, self._layout)
 
     def prepare(self, width: int) -> None:
         """Make the table of a width, unless it is there; beyond so many widths the compiled form calls the functions instead."""

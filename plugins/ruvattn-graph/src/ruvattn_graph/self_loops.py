@@ -9,7 +9,7 @@ made of those of the edges that lead to its node.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ruvattn.validation import NATIVE_DTYPES
 from . import _structure
 from .edges import OrderedEdges
 
-__all__ = ["FILLS", "HOWS", "LoopedEdges", "read_fill", "read_how", "with_loops", "without"]
+__all__ = ["FILLS", "HOWS", "LoopedEdges", "loops_vjp", "read_fill", "read_how", "with_loops", "without"]
 
 HOWS = ("replace", "add", "missing")
 """What happens to loops that are there: taken away first, left beside the new ones, left instead of new ones."""
@@ -49,6 +49,8 @@ class LoopedEdges:
         In the order of the adjacency.
     kept, added : int
         How many edges are the parent's, and how many loops are new.
+    fill : str, float or None
+        What the attributes of new loops are made of; None where there are no new loops.
     """
 
     adjacency: Adjacency
@@ -58,6 +60,7 @@ class LoopedEdges:
     weight: np.ndarray | None
     kept: int
     added: int
+    fill: str | float | None = None
 
     def parent_edges(self) -> np.ndarray:
         """Return the number that each edge had, −1 for a new loop, in the new given order."""
@@ -143,7 +146,7 @@ def with_loops(edges: OrderedEdges, how: str, fill: str | float) -> LoopedEdges:
     """
     adjacency, attr = edges.adjacency, edges.csr_edge_attr()
     limit = min(adjacency.num_rows, adjacency.num_keys)
-    looped = _changed(edges, limit, drop=how == "replace", add=True, always=how != "missing")
+    looped = replace(_changed(edges, limit, drop=how == "replace", add=True, always=how != "missing"), fill=fill)
     if looped.added and (looped.attr is not None or looped.weight is not None):
         ends, rows = looped.adjacency.indptr[1 : limit + 1] - 1, np.arange(limit)  # each row ends with its loop
         if how == "missing":
@@ -215,3 +218,60 @@ def _combined(adjacency: Adjacency, attr: np.ndarray, limit: int, fill: str, *, 
     _structure.combine_rows(np.ascontiguousarray(attr, dtype), adjacency.indptr, adjacency.indices, FILLS.index(fill), drop, found)
     # Sums and products that are too large become the largest number; one that went beyond all bounds on its way to 0 is 0.
     return narrowed(np.nan_to_num(found, copy=False), attr.dtype)
+
+
+# --- backwards ------------------------------------------------------------------------------------------------------------------
+
+
+def loops_vjp(edges: OrderedEdges, looped: LoopedEdges, gradient: np.ndarray) -> np.ndarray:
+    """Return the gradient of the attributes of edges, given that of their attributes after loops were changed.
+
+    Parameters
+    ----------
+    edges : OrderedEdges
+        The parent.
+    looped : LoopedEdges
+        What became of it.
+    gradient : ndarray, (E', F)
+        In the order of the new adjacency, float32 or float64.
+
+    Returns
+    -------
+    ndarray, (E, F)
+        In the order of the parent's adjacency. Of the least and the greatest, the first that is so has it.
+    """
+    new = looped.order >= looped.kept
+    added, kept = np.flatnonzero(new), np.flatnonzero(~new)
+    rows, stays = edges.adjacency.edge_rows(), np.arange(edges.num_edges)
+    if looped.dropped is not None:  # loops of the parent: the others stand in the order that they stood in
+        stays = np.flatnonzero(rows != edges.adjacency.indices)
+    found = np.zeros((edges.num_edges, gradient.shape[1]), gradient.dtype)
+    found[stays] = gradient.take(kept, axis=0)
+    attr = edges.csr_edge_attr()
+    if isinstance(looped.fill, str) and attr is not None and added.size:
+        of_nodes = np.zeros((edges.num_destinations, gradient.shape[1]))
+        of_nodes[looped.adjacency.edge_rows()[added]] = gradient.take(added, axis=0)
+        found[stays] += _combined_vjp(looped.fill, attr, stays, rows.take(stays), of_nodes).astype(gradient.dtype)
+    return found
+
+
+def _combined_vjp(fill: str, attr: np.ndarray, edges: np.ndarray, rows: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Return the gradient of attributes of some edges (n, F), in the order of their rows, given that of what each row's come to, (rows, F)."""
+    counts = np.bincount(rows, minlength=len(gradient))
+    if fill == "mean":
+        gradient = gradient / np.maximum(counts, 1)[:, None]
+    upstream = gradient.take(rows, axis=0)
+    if fill in ("add", "mean") or not rows.size:
+        return upstream
+    attr = attr.take(edges, axis=0).astype(np.float64)
+    first = (np.cumsum(counts) - counts)[counts > 0]  # of each row that has edges
+    at = np.repeat(np.arange(first.size), counts[counts > 0])
+    if fill == "mul":
+        zeros = np.add.reduceat(attr == 0, first, axis=0, dtype=np.int64)[at]
+        rest = np.multiply.reduceat(np.where(attr == 0, 1, attr), first, axis=0)[at]
+        others = np.where(attr == 0, np.where(zeros == 1, rest, 0), np.where(zeros == 0, rest / np.where(attr == 0, 1, attr), 0))
+        return upstream * others
+    best = (np.minimum if fill == "min" else np.maximum).reduceat(attr, first, axis=0)[at]
+    equal = attr == best
+    before = np.cumsum(equal, axis=0) - equal
+    return np.where(equal & (before == before[first][at]), upstream, 0)

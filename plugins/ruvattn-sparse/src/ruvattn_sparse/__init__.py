@@ -91,4 +91,4 @@ def ruvattn_register(registry: Registry) -> None:
         ("csr", CSRAttention, "Pairs that are told, as compressed rows or a scipy.sparse array."),
         ("topk", TopKAttention, "The keys with the largest logits of each query, or those that make up most of its weight."),
     ):
-        registry.variant(name, factory, summary=summary, capabilities=("sparse", "scores", "aggregates", "masks", "weights", "dropout"))
+        registry.variant(name, factory, summary=summary, capabilities=("sparse", "scores", "aggregates", "masks", "weights", "dropout", "trainable"))

@@ -12,7 +12,7 @@ from ruvattn.aggregates import Aggregate
 from ruvattn.errors import DimensionMismatchError
 
 from ..manifolds import GeometricManifold
-from ..parameters import by_head, read_numbers
+from ..parameters import by_head, plain, read_numbers
 from ..vectors import lengths, wide
 from .heads import sample
 
@@ -41,8 +41,19 @@ def nonzero(x: np.ndarray) -> np.ndarray:
     return np.where(x != 0, x, 1.0)
 
 
+def seen(rows: np.ndarray, upstream: np.ndarray) -> np.ndarray:
+    """Return the gradients (..., 1) of rows; 0 where nothing comes from above, whatever the rows are made of."""
+    return np.where(upstream.any(-1, keepdims=True), rows, 0.0)
+
+
 class ClosedForm(Aggregate, ABC):
-    """A closed form with one parameter, a number or one for each head of the values."""
+    """A closed form with one parameter, a number or one for each head of the values.
+
+    Attributes
+    ----------
+    params : dict
+        ``curvature``, the sectional curvature: what the number stands for, and what has a gradient.
+    """
 
     _name = "c"
     _positive = True
@@ -51,8 +62,19 @@ class ClosedForm(Aggregate, ABC):
     conformance_widths: tuple[int, ...] = (2, 5, 16, 33)
 
     def __init__(self, number: Any) -> None:
-        numbers = read_numbers(number, self._name, positive=self._positive, hint=self._hint)
-        self._numbers = by_head(numbers, self._name)
+        self._set(by_head(read_numbers(number, self._name, positive=self._positive, hint=self._hint), self._name))
+
+    def _set(self, numbers: np.ndarray) -> None:
+        self.params: dict[str, Any] = {"curvature": plain(self._curvature(numbers))}  # type: ignore[misc]
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        """The parameter, () or (H,)."""
+        return self._curvature(np.asarray(self.params["curvature"], np.float64))
+
+    def _curvature(self, number: np.ndarray) -> np.ndarray:
+        """Return the sectional curvature of a parameter; its own inverse, where `_numbers` doesn't say otherwise."""
+        return np.negative(number)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name}={self._numbers.tolist()!r})"
@@ -62,7 +84,7 @@ class ClosedForm(Aggregate, ABC):
         if not self._numbers.ndim:
             return self
         other = copy.copy(self)
-        other._numbers = self._numbers[head]
+        other._set(self._numbers[head])
         return other
 
     @property
@@ -97,6 +119,14 @@ class ClosedForm(Aggregate, ABC):
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
         """Return the gradient of a sum, given that of its mean."""
 
+    def _fill_curvature(self, v: np.ndarray, number: np.ndarray, dout: np.ndarray) -> np.ndarray | None:
+        """Return what each row adds to the gradient of the curvature, (..., 1), given that of what is added up; None for nothing."""
+        return None
+
+    @abstractmethod
+    def _mean_curvature(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
+        """Return what each row adds to the gradient of the curvature, (..., 1), given that of the mean."""
+
     @property
     def _beside(self) -> int:
         """How many columns are added up beside the coordinates."""
@@ -117,12 +147,8 @@ class ClosedForm(Aggregate, ABC):
 
     def _of_sums(self, acc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return sums, and the parameter of each."""
-        if not self._numbers.ndim:
-            return acc, self._numbers
-        total = acc[..., -2:-1]
-        with np.errstate(invalid="ignore"):
-            head = np.nan_to_num(np.rint(acc[..., -1:] / nonzero(total)))
-        return acc[..., :-2], self._numbers[np.clip(head, 0, len(self._numbers) - 1).astype(np.intp)]
+        numbers = self._numbers
+        return (acc[..., :-2], numbers[_heads(acc, len(numbers))]) if numbers.ndim else (acc, numbers)
 
     def values(self, v: np.ndarray) -> np.ndarray:
         """Return what is summed, as `ruvattn.Aggregate` has it."""
@@ -139,8 +165,9 @@ class ClosedForm(Aggregate, ABC):
     def values_vjp(self, v: np.ndarray, dvalues: np.ndarray) -> np.ndarray:
         """Return the gradient of the values, as `ruvattn.Aggregate` has it."""
         number = self._of_values(v)
+        upstream = wide(dvalues[..., : v.shape[-1] + self._extra])
         with np.errstate(all="ignore"):
-            return self._fill_vjp(wide(v), number, wide(dvalues[..., : v.shape[-1] + self._extra])).astype(v.dtype, copy=False)
+            return seen(self._fill_vjp(wide(v), number, upstream), upstream).astype(v.dtype, copy=False)
 
     def finish(self, acc: np.ndarray) -> np.ndarray:
         """Return the means, as `ruvattn.Aggregate` has it."""
@@ -154,5 +181,31 @@ class ClosedForm(Aggregate, ABC):
         sums = wide(sums)
         found = np.zeros(acc.shape, acc.dtype)  # the head's number and what it is multiplied with have none
         with np.errstate(all="ignore"):
-            found[..., : sums.shape[-1]] = self._mean_vjp(sums, number, float(np.finfo(acc.dtype).eps), wide(dout))
+            found[..., : sums.shape[-1]] = seen(self._mean_vjp(sums, number, float(np.finfo(acc.dtype).eps), wide(dout)), dout)
         return found
+
+    def values_params_vjp(self, v: np.ndarray, dvalues: np.ndarray) -> dict[str, Any]:
+        """Return the gradient of the curvature, as `ruvattn.Aggregate` has it."""
+        number = self._of_values(v)
+        upstream = wide(dvalues[..., : v.shape[-1] + self._extra])
+        with np.errstate(all="ignore"):
+            rows = self._fill_curvature(wide(v), number, upstream)
+            if rows is None:
+                return {}
+            rows = seen(rows, upstream)[..., 0]
+        return {"curvature": rows.sum((*range(rows.ndim - 2), -1)) if number.ndim else rows.sum()}
+
+    def finish_params_vjp(self, acc: np.ndarray, dout: np.ndarray) -> dict[str, Any]:
+        """Return the gradient of the curvature, as `ruvattn.Aggregate` has it."""
+        sums, number = self._of_sums(acc)
+        with np.errstate(all="ignore"):
+            rows = seen(self._mean_curvature(wide(sums), number, float(np.finfo(acc.dtype).eps), wide(dout)), dout)
+        heads = len(self._numbers) if self._numbers.ndim else 0
+        return {"curvature": np.bincount(_heads(acc, heads).ravel(), rows.ravel(), heads) if heads else rows.sum()}
+
+
+def _heads(acc: np.ndarray, count: int) -> np.ndarray:
+    """Return which head sums are of, (..., 1), by what rides along: Σ p and Σ p·head."""
+    with np.errstate(invalid="ignore"):
+        head = np.nan_to_num(np.rint(acc[..., -1:] / nonzero(acc[..., -2:-1])))
+    return np.clip(head, 0, count - 1).astype(np.intp)

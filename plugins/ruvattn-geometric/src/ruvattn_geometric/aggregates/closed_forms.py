@@ -101,6 +101,15 @@ class Gyromidpoint(ClosedForm):
         found = scale * dvector - kappa * np.square(scale) * (dot(dvector, v) + dwhole) * v
         return np.where(inside, found, 0.0)
 
+    def _fill_curvature(self, v: np.ndarray, number: np.ndarray, dout: np.ndarray) -> np.ndarray:
+        kappa = self._curvature(number)
+        gap, inside, v = self._inside(v, kappa)
+        scale = 2 / gap
+        # ∂λ/∂κ = −λ²‖v‖²/2; at the edge λ stays, and v is a constant over √−κ.
+        along = dot(dout[..., :-2], v)
+        by_scale = -np.square(scale) / 2 * squares(v) * (along + dout[..., -2:-1])
+        return np.where(inside, by_scale, -scale * along / (2 * nonzero(kappa)))
+
     def _parts(self, acc: np.ndarray, kappa: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return √|κ| ‖vector‖, the length of the sum, √(whole² + κ‖vector‖²), whether that is the total, and whole + length: (..., 1).
 
@@ -136,6 +145,14 @@ class Gyromidpoint(ClosedForm):
         dvector = inverse * dout + np.where(short, 0.0, by_length * kappa) * vector
         dwhole = np.where(short, dboth, by_length * both)
         return np.concatenate([dvector, dwhole, np.where(short, dboth, 0.0)], axis=-1)
+
+    def _mean_curvature(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
+        # ∂length/∂κ = ‖vector‖²/(2 length), unless the length is the total, which knows of no κ
+        vector = acc[..., :-2]
+        _, length, short, both = self._parts(acc, self._curvature(number))
+        inverse = np.where(both == 0, 0.0, 1 / nonzero(both))
+        size = lengths(vector)
+        return np.where(short, 0.0, -dot(dout, vector * inverse) * (size * inverse) * (size / (2 * nonzero(length))))
 
 
 class EinsteinMidpoint(Gyromidpoint):
@@ -195,7 +212,7 @@ class EinsteinMidpoint(Gyromidpoint):
         return PoincareBall(self._numbers[:, None] if self._numbers.ndim else self._numbers)
 
     def _curvature(self, number: np.ndarray) -> np.ndarray:
-        return np.negative(number)
+        return np.negative(number)  # its own inverse, as above
 
 
 class LorentzCentroid(ClosedForm):
@@ -256,6 +273,10 @@ class LorentzCentroid(ClosedForm):
         time = np.hypot(1 / np.sqrt(number), lengths(space))
         return np.concatenate([np.zeros_like(time), dout[..., 1:] + dout[..., :1] * (space / time)], axis=-1)
 
+    def _fill_curvature(self, v: np.ndarray, number: np.ndarray, dout: np.ndarray) -> np.ndarray:
+        time = np.hypot(1 / np.sqrt(number), lengths(v[..., 1:]))  # √(−1/κ + ‖x‖²)
+        return dout[..., :1] / (2 * np.square(number) * time)
+
     @staticmethod
     def _parts(acc: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return ‖x/t‖ of the sums, √(1 − ‖x/t‖²), whether that is all rounding, and t: (..., 1)."""
@@ -278,6 +299,9 @@ class LorentzCentroid(ClosedForm):
         dspace = (dout[..., 1:] + dout[..., :1] * (klein / length / np.hypot(1.0, size / length))) / (np.sqrt(number) * length)
         dklein = dspace + np.where(lost, 0.0, dot(dspace, klein) / np.square(length)) * klein
         return np.where(time == 0, 0.0, np.concatenate([-dot(dklein, klein), dklein], axis=-1) / nonzero(time))
+
+    def _mean_curvature(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
+        return dot(dout, self._mean(acc, number, epsilon)) / (2 * number)  # a mean is a direction, times 1/√c
 
 
 class SphericalMean(ClosedForm):
@@ -318,6 +342,19 @@ class SphericalMean(ClosedForm):
     def __init__(self, radius: Any = 1.0) -> None:
         super().__init__(radius)
 
+    def _set(self, numbers: np.ndarray) -> None:
+        super()._set(numbers)
+        self._radius = numbers
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        """The radius, as it was given as long as the curvature is that of it: 1/√κ is off by a rounding."""
+        kappa = np.asarray(self.params["curvature"], np.float64)
+        return self._radius if np.array_equal(kappa, self._curvature(self._radius)) else 1 / np.sqrt(kappa)
+
+    def _curvature(self, number: np.ndarray) -> np.ndarray:
+        return 1 / np.square(number)
+
     @property
     def radius(self) -> Any:
         """The radius: a float, or an array of one for each head."""
@@ -343,3 +380,6 @@ class SphericalMean(ClosedForm):
     def _mean_vjp(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
         size, mean = lengths(acc), unit(acc)
         return np.where(size == 0, 0.0, number * (dout - dot(mean, dout) * mean) / nonzero(size))
+
+    def _mean_curvature(self, acc: np.ndarray, number: np.ndarray, epsilon: float, dout: np.ndarray) -> np.ndarray:
+        return -(number**3) / 2 * dot(dout, unit(acc))  # ∂R/∂κ = −R³/2

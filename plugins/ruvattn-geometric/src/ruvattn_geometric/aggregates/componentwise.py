@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 
 from ruvattn.aggregates import Aggregate
@@ -11,7 +14,7 @@ from ruvattn.interfaces import Manifold
 from ..manifolds import Euclidean, Lorentz, PoincareBall, Product, Sphere, Stereographic
 from .base import ClosedForm
 from .closed_forms import EinsteinMidpoint, Gyromidpoint, LorentzCentroid, SphericalMean
-from .heads import heads_of, of_head, sample
+from .heads import heads_of, of_head, sample, with_curvatures
 
 
 def closed_form(manifold: Manifold) -> Aggregate:
@@ -71,6 +74,8 @@ class ComponentwiseMean(Aggregate):
     ----------
     product : Product
         As given.
+    params : dict
+        ``curvature_0`` and so on for the curved components, by their numbers: the sectional curvatures, which have gradients.
 
     Raises
     ------
@@ -94,9 +99,33 @@ class ComponentwiseMean(Aggregate):
     def __init__(self, product: Product) -> None:
         if not isinstance(product, Product):
             raise InvalidInputError(f"product must be a Product, got {product!r}: closed_form(…) is for any manifold")
-        self.product = product
-        self._means = [_own_form(manifold) for manifold, _ in product.components]
-        self._starts = np.cumsum([width + mean._beside for mean, (_, width) in zip(self._means, product.components, strict=True)])[:-1]
+        self._given = product
+        self._forms = [_own_form(manifold) for manifold, _ in product.components]
+        self.params: dict[str, Any] = {  # type: ignore[misc]
+            f"curvature_{number}": form.params["curvature"]
+            for number, ((manifold, _), form) in enumerate(zip(product.components, self._forms, strict=True))
+            if not isinstance(manifold, Euclidean)
+        }
+        self._starts = np.cumsum([width + mean._beside for mean, (_, width) in zip(self._forms, product.components, strict=True)])[:-1]
+
+    @property
+    def product(self) -> Product:
+        """The space of the values."""
+        product = with_curvatures(self._given, self.params)
+        assert isinstance(product, Product)
+        return product
+
+    @property
+    def _means(self) -> list[ClosedForm]:
+        """The means of the components, with the curvatures that there are."""
+        means = []
+        for number, form in enumerate(self._forms):
+            name = f"curvature_{number}"
+            if name in self.params and self.params[name] is not form.params["curvature"]:
+                form = copy.copy(form)
+                form.params = {"curvature": self.params[name]}  # type: ignore[misc]
+            means.append(form)
+        return means
 
     def __repr__(self) -> str:
         return f"ComponentwiseMean({self.product!r})"
@@ -136,6 +165,20 @@ class ComponentwiseMean(Aggregate):
         """Return the gradient of the sums, as `ruvattn.Aggregate` has it."""
         parts = zip(self._means, self._columns(acc), self._split(dout), strict=True)
         return np.concatenate([mean.finish_vjp(part, dpart) for mean, part, dpart in parts], axis=-1)
+
+    def values_params_vjp(self, v: np.ndarray, dvalues: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the curvatures, as `ruvattn.Aggregate` has it."""
+        parts = zip(self._means, self._split(v), self._columns(dvalues), strict=True)
+        return self._named([mean.values_params_vjp(part, dpart) for mean, part, dpart in parts])
+
+    def finish_params_vjp(self, acc: np.ndarray, dout: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the curvatures, as `ruvattn.Aggregate` has it."""
+        parts = zip(self._means, self._columns(acc), self._split(dout), strict=True)
+        return self._named([mean.finish_params_vjp(part, dpart) for mean, part, dpart in parts])
+
+    def _named(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+        named = {f"curvature_{number}": gradient for number, of in enumerate(found) for gradient in of.values()}
+        return {name: gradient for name, gradient in named.items() if name in self.params}
 
     def _split(self, v: np.ndarray) -> list[np.ndarray]:
         if v.shape[-1] != self.product.width:

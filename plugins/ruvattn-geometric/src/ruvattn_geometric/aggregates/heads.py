@@ -10,7 +10,8 @@ import numpy as np
 
 from ruvattn.errors import DimensionMismatchError
 
-from ..manifolds import GeometricManifold, Product
+from ..manifolds import Euclidean, GeometricManifold, Lorentz, Product, Sphere
+from ..parameters import by_head, plain
 
 
 def heads_of(manifold: GeometricManifold) -> int | None:
@@ -42,6 +43,33 @@ def with_parameter(manifold: GeometricManifold, change: Callable[[np.ndarray], n
 def of_head(manifold: Any, head: int) -> Any:
     """Return the manifold of one head."""
     return with_parameter(manifold, lambda numbers: numbers.reshape(-1)[head])
+
+
+def curvatures_of(manifold: GeometricManifold) -> dict[str, Any]:
+    """Return the sectional curvatures of a manifold by name, each a number or (H,): one, or those of a product by the numbers of the components."""
+    if isinstance(manifold, Product):
+        of_parts = enumerate(curvatures_of(part) for part, _ in manifold.components)
+        return {f"curvature_{number}": curvature for number, of in of_parts for curvature in of.values()}
+    return {} if isinstance(manifold, Euclidean) else {"curvature": plain(by_head(np.asarray(manifold.curvature), "curvature"))}
+
+
+def with_curvatures(manifold: GeometricManifold, curvatures: dict[str, Any]) -> GeometricManifold:
+    """Return a manifold with other curvatures, by the names of `curvatures_of`; itself where they are its own."""
+    if isinstance(manifold, Product):
+        parts = []
+        for number, (part, width) in enumerate(manifold.components):
+            name = f"curvature_{number}"
+            parts.append((with_curvatures(part, {"curvature": curvatures[name]}) if name in curvatures else part, width))
+        same = all(new is old for (new, _), (old, _) in zip(parts, manifold.components, strict=True))
+        return manifold if same else Product(parts)
+    if "curvature" not in curvatures:
+        return manifold
+    kappa = np.reshape(np.asarray(curvatures["curvature"], np.float64), manifold._parameter.shape)
+    if np.array_equal(kappa, manifold.curvature):
+        return manifold
+    other = copy.copy(manifold)
+    other._parameter = 1 / np.sqrt(kappa) if isinstance(manifold, Sphere) else -kappa if isinstance(manifold, Lorentz) else kappa
+    return other
 
 
 def sample(manifold: GeometricManifold, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ruvattn.aggregates import Aggregate
@@ -9,8 +11,8 @@ from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.interfaces import Manifold
 
 from ..manifolds import GeometricManifold, Product
-from ..means import frechet_means, frechet_means_vjp
-from .heads import heads_of, of_head, sample
+from ..means import frechet_curvatures_vjp, frechet_means, frechet_means_vjp
+from .heads import curvatures_of, heads_of, of_head, sample, with_curvatures
 
 
 class FrechetMean(Aggregate):
@@ -27,6 +29,8 @@ class FrechetMean(Aggregate):
     ----------
     manifold : Manifold
         As given.
+    params : dict
+        ``curvature``, or ``curvature_0`` and so on for the components of a product: the sectional curvatures, which have gradients.
 
     Raises
     ------
@@ -62,7 +66,13 @@ class FrechetMean(Aggregate):
         if not isinstance(manifold, GeometricManifold):
             raise InvalidInputError(f"manifold must be one of ruvattn_geometric, got {manifold!r}")
         heads_of(manifold)
-        self.manifold = manifold
+        self._given = manifold
+        self.params: dict[str, Any] = curvatures_of(manifold)  # type: ignore[misc]
+
+    @property
+    def manifold(self) -> GeometricManifold:
+        """The space of the values."""
+        return with_curvatures(self._given, self.params)
 
     def __repr__(self) -> str:
         return f"FrechetMean({self.manifold!r})"
@@ -99,3 +109,9 @@ class FrechetMean(Aggregate):
         self._of_one_head()
         dweights, dv = frechet_means_vjp(self.manifold, weights, v, out, dout)
         return dweights.astype(weights.dtype, copy=False), dv.astype(v.dtype, copy=False)
+
+    def reduce_params_vjp(self, weights: np.ndarray, v: np.ndarray, out: np.ndarray, dout: np.ndarray) -> dict[str, Any]:
+        """Return the gradients of the curvatures, as `ruvattn.Aggregate` has it."""
+        self._of_one_head()
+        found = frechet_curvatures_vjp(self.manifold, weights, v, out, dout)
+        return dict(zip(self.params, (gradient for gradient in found if gradient is not None), strict=True))

@@ -62,6 +62,10 @@ class GeometricManifold(Manifold):
     @abstractmethod
     def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray: ...
 
+    def _riemannian(self, base: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The tangent vector whose inner product with others is that of the gradient by coordinates with them."""
+        return self._project_tangent(gradient, base)
+
     @abstractmethod
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Points (..., N, D), weights (..., N, 1) that add up to 1 or are all 0; (..., 1, D)."""
@@ -443,6 +447,45 @@ class GeometricManifold(Manifold):
         self.check(base, "base")
         check_finite(vector, "point")
         return rounded(self._project_tangent(wide(vector), wide(base)), vector, base)
+
+    def riemannian_gradient(self, point: Any, gradient: Any) -> np.ndarray:
+        """Return the direction of steepest ascent, given the gradient by coordinates: the tangent vector u with ⟨u, v⟩ = gradient·v for all v.
+
+        Parameters
+        ----------
+        point : array, (..., D)
+            Points.
+        gradient : array, (..., D)
+            The derivatives by their coordinates, such as `ruvattn.TrainableAttention.backward` returns.
+
+        Returns
+        -------
+        ndarray, (..., D)
+            Tangent vectors: in stereographic coordinates the gradient over λ²; on the hyperboloid with the sign of the first coordinate turned, and
+            then projected; on the sphere projected; in a product component by component.
+
+        Raises
+        ------
+        InvalidInputError
+            If a point is off the manifold, or the gradient isn't finite.
+        DimensionMismatchError
+            If shapes do not fit.
+
+        References
+        ----------
+        .. [1] Bécigneul and Ganea (2019), "Riemannian Adaptive Optimization Methods".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from ruvattn_geometric import PoincareBall
+        >>> PoincareBall().riemannian_gradient(np.array([0.6, 0.0]), np.array([1.0, 0.0])).round(6)
+        array([0.1024, 0.    ])
+        """
+        point, gradient = self._read(point=point, gradient=gradient)
+        self.check(point, "point")
+        check_finite(gradient, "gradient")
+        return rounded(self._riemannian(wide(point), wide(gradient)), point, gradient)
 
     def check_tangent(self, tangent: Any, base: Any, name: str = "tangent") -> None:
         """Raise if one of several vectors is no tangent vector.

@@ -187,6 +187,13 @@ class Lorentz(GeometricManifold):
         tangent = self._slant(vector, base)[..., None] <= 2.0**-50 * vector.shape[-1]
         return self._tangent(u - np.where(tangent, 0.0, time * off) * x, x, time)
 
+    def _riemannian(self, base: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        # Where the time is a function of the space part, the gradient is that of the space part alone, g + g₀ x/t, and the metric there is
+        # I − c x xᵀ/(c t²), whose inverse is I + c x xᵀ: nothing cancels, however far out.
+        x, time = self._space(base)
+        space = gradient[..., 1:] + gradient[..., :1] * (x / time)
+        return self._tangent(self._root * (space + dot(x, space) * x), x, time)
+
     def _origin(self, width: int) -> np.ndarray:
         return self._whole(np.zeros((*self._parameter.shape, width - 1)))
 

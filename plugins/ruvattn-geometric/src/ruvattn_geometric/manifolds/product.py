@@ -242,6 +242,9 @@ class Product(GeometricManifold):
     def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
         return _joined([manifold._project_tangent(*parts) for manifold, *parts in self._each(vector, base)])
 
+    def _riemannian(self, base: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        return _joined([manifold._riemannian(*parts) for manifold, *parts in self._each(base, gradient)])
+
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return _joined([manifold._midpoint(part, weights) for manifold, part in self._each(points)])
 

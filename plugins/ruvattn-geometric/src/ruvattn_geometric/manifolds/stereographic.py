@@ -191,6 +191,9 @@ class Stereographic(GeometricManifold):
     def _project_tangent(self, vector: np.ndarray, base: np.ndarray) -> np.ndarray:
         return np.broadcast_to(vector, np.broadcast_shapes(vector.shape, base.shape))
 
+    def _riemannian(self, base: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        return np.square(gap(self._kappa, base) / 2) * gradient
+
     def _midpoint(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         kappa, gaps = self._kappa, gap(self._kappa, points)
         vector = (2 * weights / gaps * points).sum(-2, keepdims=True)

@@ -2,7 +2,7 @@
 
     frechet_mean(manifold, points, weights)     each row of weights with points of its own     ─┐
     frechet_means(manifold, weights, points)    many rows of weights, all about the same points ─┴► chart ─► minimised ─► chart
-    frechet_means_vjp(…)                        backwards, by implicit differentiation
+    frechet_means_vjp(…)                        backwards, by implicit differentiation; frechet_curvatures_vjp(…) to the curvatures
 
     frechet.py   the three of them ─► charts.py   coordinates ─► models.py   the ball and the sphere
                                  └► newton.py   minimising
@@ -21,6 +21,6 @@ has no digits for it, so that errors remain those of a rounding of the coordinat
 
 from __future__ import annotations
 
-from .frechet import frechet_mean, frechet_means, frechet_means_vjp
+from .frechet import frechet_curvatures_vjp, frechet_mean, frechet_means, frechet_means_vjp
 
-__all__ = ["frechet_mean", "frechet_means", "frechet_means_vjp"]
+__all__ = ["frechet_curvatures_vjp", "frechet_mean", "frechet_means", "frechet_means_vjp"]

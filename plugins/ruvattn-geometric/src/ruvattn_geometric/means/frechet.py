@@ -11,6 +11,7 @@ from ruvattn.interfaces import Manifold
 from ruvattn.validation import as_array, check_int, check_positive
 
 from ..manifolds import Euclidean, Lorentz, Product, Sphere, Stereographic
+from ..vectors import lengths
 from .charts import ProjectedSphereChart, chart_of, settled
 from .models import BLOCK, SphereModel
 from .newton import minimised, solved
@@ -332,3 +333,63 @@ def frechet_means_vjp(manifold: Manifold, weights: Any, points: Any, means: Any,
         dmodel += model.backward(x, pairs, shares[part], tangent)
     scale = 1.0 if isinstance(manifold, Sphere) else chart.scale
     return dweights, chart.pulled(wide / scale, states, dmodel) / scale
+
+
+NEARLY_FLAT = {"float64": 1e-7, "float32": 2e-4}
+"""Below this |κ|‖x‖² the derivative by κ is that at κ = 0: what follows from lengths divides by κ what rounding leaves, and is as far off there."""
+
+
+def frechet_curvatures_vjp(manifold: Manifold, weights: Any, points: Any, means: Any, dmeans: Any) -> list[float | None]:
+    """Return the gradients of the sectional curvatures of a manifold, given that of Fréchet means.
+
+    Parameters
+    ----------
+    manifold, weights, points, means, dmeans : Manifold and arrays
+        As for `frechet_means_vjp`.
+
+    Returns
+    -------
+    list of float or None
+        One for each component of a product, or for the manifold; None for flat space, which has no curvature to change.
+
+    Raises
+    ------
+    InvalidInputError
+        If the manifold is another one.
+    DimensionMismatchError
+        If shapes do not fit.
+
+    Notes
+    -----
+    In units of r = 1/√|κ| all is as for a curvature of ±1: the mean is r times a function of points/r. So its derivative by r is (mean − Σ
+    ∂mean/∂point · point)/r, of which the second part is the gradient of the points, times the points; and ∂r/∂κ = −r/2κ. In stereographic
+    coordinates that is smooth through 0, where log_m y = Δ − κ(2 m·Δ + ‖Δ‖²/3)Δ + κ‖Δ‖² m + …, with Δ = y − m.
+    """
+    if isinstance(manifold, Product):
+        wide, out, dout = np.asarray(points), np.asarray(means), np.asarray(dmeans)
+        return [
+            frechet_curvatures_vjp(part, weights, wide[:, own], out[:, own], dout[:, own])[0]
+            for (part, _), own in zip(manifold.components, manifold.slices, strict=True)
+        ]
+    if isinstance(manifold, Euclidean):
+        return [None]
+    _, dpoints = frechet_means_vjp(manifold, weights, points, means, dmeans)
+    rows, array = _read_rows(manifold, weights, points)
+    out, dout = (np.asarray(x, np.float64) for x in (means, dmeans))
+    kappa = float(np.asarray(manifold.curvature))
+    shares, _, wide, usable = _shares(rows, array.astype(np.float64, copy=False))
+    if isinstance(manifold, Stereographic) and abs(kappa) * np.square(lengths(wide)).max(initial=0.0) < NEARLY_FLAT.get(array.dtype.name, 2e-4):
+        return [_flat_curvature(shares[usable], wide, out[usable], dout[usable])]
+    touched = dout.any(-1)
+    outward = float((dout[touched] * out[touched]).sum() - (dpoints * wide).sum())
+    return [-outward / (2 * kappa)]
+
+
+def _flat_curvature(shares: np.ndarray, points: np.ndarray, means: np.ndarray, dmeans: np.ndarray) -> float:
+    """The gradient of a curvature of 0."""
+    products, own = means @ points.T, np.vecdot(means, means)[:, None]
+    along = products - own
+    square = np.maximum(np.vecdot(points, points) - 2 * products + own, 0.0)
+    bent = -shares * (2 * along + square / 3)
+    by_curvature = bent @ points + ((shares * square).sum(-1) - bent.sum(-1))[:, None] * means
+    return float((dmeans * by_curvature).sum())

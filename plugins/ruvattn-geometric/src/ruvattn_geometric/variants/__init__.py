@@ -6,7 +6,8 @@
              ├─► mixed_curvature.py   stereographic coordinates, a curvature of any sign for each head
              ├─► product.py           several of these side by side
              └─► dual_space.py        a vector and a point of the ball side by side
-    origin.py   from tangent vectors at the origin to points, and back
+    checks.py ─► steps.py ─► learned.py ─► base.py: what comes in and goes out, forward and back; curvatures and temperatures as parameters
+    origin.py   from tangent vectors at the origin to points, and back, with gradients
 
 Each is `ruvattn.builtin.multihead.MultiHeadAttention` with points in the place of vectors, and answers the questions of `ruvattn.GeometricAttention`.
 """
@@ -32,7 +33,7 @@ __all__ = [
     "SphericalAttention",
 ]
 
-_CAPABILITIES = ("geometric", "scores", "aggregates", "masks", "weights", "dropout", "parameters", "grouped-queries")
+_CAPABILITIES = ("geometric", "scores", "aggregates", "masks", "weights", "dropout", "trainable", "parameters", "grouped-queries")
 
 REGISTERED: tuple[tuple[str, type[GeometricVariant], str, tuple[str, ...]], ...] = tuple(
     (variant.attention_type, variant, summary, _CAPABILITIES)

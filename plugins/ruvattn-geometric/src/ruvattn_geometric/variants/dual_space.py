@@ -49,6 +49,9 @@ class DualSpaceAttention(GeometricVariant):
         Whether what is off the manifold is moved there and counted, in `num_projected`; else it is an error.
     num_kv_heads, projections, bias, seed, dtype : optional
         As for `ruvattn.builtin.multihead.MultiHeadAttention`; no projections by default. They act in the tangent space at the origin.
+    learn : sequence of str, default ()
+        Numbers that become parameters, by their logarithms: "curvature" as ``log_curvature``, of c; "temperature", "euclidean_weight" and
+        "hyperbolic_weight" as ``log_temperature`` and so on; and what `ruvattn.headwise.HeadwiseAttention` learns.
     **options
         Those of `ruvattn.headwise.HeadwiseAttention`: dropout_rate, score_options, aggregate_options, causal, window and so on.
 
@@ -73,6 +76,9 @@ class DualSpaceAttention(GeometricVariant):
     manifold_name = "product"
     geometry = ("euclidean_dim", "c", "euclidean_weight", "hyperbolic_weight")
     any_value_width = False
+    curved = (1, "hyperbolic", "c")
+    carriers = frozenset({"signature"})
+    weights = ("euclidean_weight", "hyperbolic_weight")
 
     def __init__(
         self,
@@ -105,7 +111,7 @@ class DualSpaceAttention(GeometricVariant):
 
     def geometry_options(self, part: str) -> dict[str, Any]:
         """Return the options of the geometry, of which an aggregate knows none, and the signature of the product of the two spaces."""
-        flat, c = (self._config.options[name] for name in ("euclidean_dim", "c"))
+        flat, c = (self._options[name] for name in ("euclidean_dim", "c"))
         signature = (("euclidean", flat), ("hyperbolic", self.embed_dim // self.num_heads - flat, c))
         own = super().geometry_options(part) if part == "score" else {"manifold": self.manifold_name}
         return {**own, "signature": signature}

@@ -42,6 +42,9 @@ class LorentzAttention(GeometricVariant):
         Whether what is off the manifold is moved there and counted, in `num_projected`; else it is an error.
     num_kv_heads, projections, bias, seed, dtype : optional
         As for `ruvattn.builtin.multihead.MultiHeadAttention`; no projections by default. They act in the tangent space at the origin.
+    learn : sequence of str, default ()
+        Numbers that become parameters: "curvature" as ``log_curvature``, the logarithm of c; "temperature" as ``log_temperature``; and what
+        `ruvattn.headwise.HeadwiseAttention` learns. With a curvature, inputs are to be tangent vectors, or projected.
     **options
         Those of `ruvattn.headwise.HeadwiseAttention`: dropout_rate, score_options, aggregate_options, causal, window and so on.
 
@@ -66,6 +69,7 @@ class LorentzAttention(GeometricVariant):
     attention_type = "lorentz"
     manifold_name = "lorentz"
     geometry = ("c",)
+    curved = (0, "lorentz", "c")
 
     def __init__(
         self,

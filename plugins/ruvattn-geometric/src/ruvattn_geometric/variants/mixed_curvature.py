@@ -44,6 +44,9 @@ class MixedCurvatureAttention(GeometricVariant):
         Whether what is off the manifold is moved there and counted, in `num_projected`; else it is an error.
     num_kv_heads, projections, bias, seed, dtype : optional
         As for `ruvattn.builtin.multihead.MultiHeadAttention`; no projections by default. They act in the tangent space at the origin.
+    learn : sequence of str, default ()
+        Numbers that become parameters: "curvature" as ``curvature``, of either sign; "temperature" as ``log_temperature``; and what
+        `ruvattn.headwise.HeadwiseAttention` learns.
     **options
         Those of `ruvattn.headwise.HeadwiseAttention`: dropout_rate, score_options, aggregate_options, causal, window and so on.
 
@@ -68,6 +71,7 @@ class MixedCurvatureAttention(GeometricVariant):
     attention_type = "mixed-curvature"
     manifold_name = "stereographic"
     geometry = ("curvature",)
+    curved = (0, "stereographic", "curvature")
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from ruvattn.errors import DimensionMismatchError, InvalidInputError
 from ruvattn.validation import check_int
 
 from ..manifolds import Product
+from ..manifolds.product import SIGNATURE
 from ..parameters import per_head
 from .base import GeometricVariant, head_width
 
@@ -49,6 +50,10 @@ class ProductAttention(GeometricVariant):
         Whether what is off the manifold is moved there and counted, in `num_projected`; else it is an error.
     num_kv_heads, projections, bias, seed, dtype : optional
         As for `ruvattn.builtin.multihead.MultiHeadAttention`; no projections by default. They act in the tangent space at the origin.
+    learn : sequence of str, default ()
+        Numbers that become parameters: "curvature" for all components, "curvature_0" and so on for one. They are ``log_curvature_0`` …, the
+        logarithms of magnitudes, or ``curvature_0`` … where a component is stereographic. "temperature" is ``log_temperature``; and what
+        `ruvattn.headwise.HeadwiseAttention` learns. With curvatures of Lorentz components or spheres, inputs are to be tangent vectors, or projected.
     **options
         Those of `ruvattn.headwise.HeadwiseAttention`: dropout_rate, score_options, aggregate_options, causal, window and so on.
 
@@ -73,6 +78,7 @@ class ProductAttention(GeometricVariant):
     manifold_name = "product"
     geometry = ("signature",)
     any_value_width = False
+    curved = (-1, "", "signature")
     conformance_sizes = ((8, 1), (16, 2), (36, 3))
 
     def __init__(
@@ -94,7 +100,27 @@ class ProductAttention(GeometricVariant):
 
     def make_manifold(self) -> Product:
         """Return the product of a head."""
-        return Product.from_signature(self._config.options["signature"])
+        return Product.from_signature(self._options["signature"])
+
+    def curved_numbers(self) -> dict[int, tuple[str, Any]]:
+        """Return kind and number of each curved component, as `GeometricVariant` has it."""
+        found = {}
+        for component, (name, _, *number) in enumerate(self._config.options["signature"]):
+            _, option, default = SIGNATURE[name]
+            if option:
+                found[component] = (name, number[0] if number else default)
+        return found
+
+    def with_curved_numbers(self, options: Mapping[str, Any], numbers: Mapping[int, Any]) -> dict[str, Any]:
+        """Return options with other numbers for some components, as `GeometricVariant` has it."""
+        signature = tuple(
+            (entry[0], entry[1], numbers[component]) if component in numbers else entry for component, entry in enumerate(options["signature"])
+        )
+        return {**options, "signature": signature}
+
+    def curvature_name(self, component: int) -> str:
+        """Return "curvature_0" and so on, as `GeometricVariant` has it."""
+        return f"curvature_{component}"
 
 
 def _signature(signature: Any, width: int, heads: int) -> tuple[tuple[Any, ...], ...]:

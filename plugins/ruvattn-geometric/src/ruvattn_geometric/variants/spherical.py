@@ -41,6 +41,9 @@ class SphericalAttention(GeometricVariant):
         Whether what is off the manifold is moved there and counted, in `num_projected`; else it is an error.
     num_kv_heads, projections, bias, seed, dtype : optional
         As for `ruvattn.builtin.multihead.MultiHeadAttention`; no projections by default. They act in the tangent space at the origin.
+    learn : sequence of str, default ()
+        Numbers that become parameters: "curvature" as ``log_curvature``, the logarithm of 1/R²; "temperature" as ``log_temperature``; and what
+        `ruvattn.headwise.HeadwiseAttention` learns. With a curvature, inputs are to be tangent vectors, or projected.
     **options
         Those of `ruvattn.headwise.HeadwiseAttention`: dropout_rate, score_options, aggregate_options, causal, window and so on.
 
@@ -65,6 +68,7 @@ class SphericalAttention(GeometricVariant):
     attention_type = "spherical"
     manifold_name = "spherical"
     geometry = ("radius",)
+    curved = (0, "spherical", "radius")
 
     def __init__(
         self,

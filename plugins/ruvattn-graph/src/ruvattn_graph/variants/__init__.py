@@ -1,6 +1,7 @@
 """The variants, and the names that they are registered by.
 
     base.py         GraphVariant: graph and features in, heads along the edges, output;  parameters.py, one_node.py, context.py  parts of it
+    steps.py        the steps on the way, each with its way back;  backward.py  all the way back
       gat.py          additive attention; edge-featured, the same with edges in the message
       gatv2.py        additive attention, second version
       transformer.py  dot products, with edges in keys and values
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+from .backward import GraphGradients
 from .base import GraphVariant
 from .context import EdgeWeights, GraphContext
 from .gat import EdgeFeaturedAttention, GATAttention
@@ -28,13 +30,14 @@ __all__ = [
     "GATv2Attention",
     "GINAttention",
     "GraphContext",
+    "GraphGradients",
     "GraphRoPEAttention",
     "GraphTransformerAttention",
     "GraphVariant",
     "SAGEAttention",
 ]
 
-CAPABILITIES = ("graph",)
+CAPABILITIES = ("graph", "trainable")
 
 REGISTERED: tuple[tuple[str, type[GraphVariant], str, tuple[str, ...]], ...] = (
     ("gat", GATAttention, "Graph attention networks: additive attention along the edges of a graph.", CAPABILITIES),

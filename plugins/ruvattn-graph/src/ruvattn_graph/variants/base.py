@@ -2,6 +2,7 @@
 
     x, edge_index ─► Graph ─► with self-loops ─► project_inputs ─► along_edges ─► edge_attention ─► from_edges ─► complete ─► out
     q, k, v, masks (a call, as of any variant) ─► project_inputs ─► make_score ─► attention ─────────────────► complete ─► out
+    grad_output ─► the same from the right to the left, each step by its …_vjp ─► gradients of features, edges, parameters
 
 A subclass sets `attention_type`, makes its parameters in `make_parameters` and overrides those of the steps in which it differs:
 
@@ -12,37 +13,42 @@ A subclass sets `attention_type`, makes its parameters in `make_parameters` and 
 * `complete` makes the output of the merged heads: mean of the heads, bias, the node's own features;
 * `translate_state` reads the state dict of the torch-geometric layer that it equals.
 
-One that isn't a softmax overrides `propagate`, the whole way along the edges, and `attend_heads`, the same without a graph. Parameters are in
-parameters.py, the forms that ask about one node in one_node.py, and what a call leaves behind in context.py.
+One that isn't a softmax overrides `propagate`, the whole way along the edges, and `attend_heads`, the same without a graph. With each of these
+comes its way back, ``project_inputs_vjp`` and so on. The steps are in steps.py, `backward` in backward.py, parameters in parameters.py, the forms
+that ask about one node in one_node.py, and what a call leaves behind in context.py.
 """
 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ruvattn import Context, GraphAttention, edge_attention
+from ruvattn import Context, GraphAttention
 from ruvattn.builtin.multihead import parameter_dtype
+from ruvattn.dropout import drop_output
 from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
-from ruvattn.headwise import MAX_KEYS, HeadwiseAttention, merge_heads, split_heads
-from ruvattn.projection import compute_dtype, linear, saturated_sum
+from ruvattn.headwise import MAX_KEYS, HeadwiseAttention
+from ruvattn.projection import compute_dtype
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_rank, check_seed
 
 from ..graph import Graph
 from ..reading import array_of_tensor, sizes_of
-from .context import EdgeWeights, GraphContext, weights_by_edge
+from .backward import GraphBackward
+from .context import EdgeWeights, GraphContext, RecomputedGraphContext, Star, weights_by_edge
 from .one_node import OneNode
-from .parameters import LayerParameters, per_head
+from .parameters import LayerParameters
+from .steps import GraphSteps
 
 __all__ = ["GraphVariant"]
 
 
-class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
+class GraphVariant(OneNode, LayerParameters, GraphBackward, GraphSteps, HeadwiseAttention, GraphAttention):
     """Attention along the edges of a graph, in heads that see all of a node's features.
 
     Edges go from a source, which is the key, to a destination, which is the query; a node attends to the sources of its incoming edges. As any
@@ -80,6 +86,8 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         Whether NaN and infinity in the input are an error.
     max_keys : int or None, default 1,000,000
         How many keys a row may attend to; None for any number.
+    output_dropout : float, default 0
+        Share of the output that is dropped while `training` is set, in [0, 1); the rest is multiplied by 1/(1 − output_dropout).
     own : mapping, optional
         For subclasses alone, which pass their further options on, checked, for the configuration; no option of a variant.
     **unknown
@@ -92,7 +100,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
     """
 
     __signature__: ClassVar[inspect.Signature]
-    common_options: ClassVar[tuple[str, ...]] = ("softcap", "check_finite", "max_keys")
+    common_options: ClassVar[tuple[str, ...]] = ("softcap", "check_finite", "max_keys", "output_dropout")
     leaves_out: ClassVar[tuple[str, ...]] = ()
     """Options above that the variant doesn't have."""
     splits_width: ClassVar[bool] = False
@@ -130,6 +138,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         softcap: float | None = None,
         check_finite: bool = True,
         max_keys: int | None = MAX_KEYS,
+        output_dropout: float = 0.0,
         own: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
@@ -154,13 +163,15 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
                 f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {', '.join(takes)}"
             )
         taken = {name: value for name, value in options.items() if name in takes}
-        super().__init__(width, heads, dropout_rate=dropout_rate, softcap=softcap, check_finite=check_finite, max_keys=max_keys, own=taken)
+        super().__init__(
+            width, heads, dropout_rate=dropout_rate, softcap=softcap, check_finite=check_finite, max_keys=max_keys, output_dropout=output_dropout,
+            own=taken,
+        )  # fmt: skip
         self._bipartite = key_dim is not None
         self.key_dim = self.embed_dim if key_dim is None else options["key_dim"]
         self.value_dim = self.key_dim
         self.edge_dim: int | None = options["edge_dim"]
         self._concat, self._loops = options["concat"], options["add_self_loops"]
-        self._arrays: dict[str, np.ndarray] = {}
         self.make_parameters(np.random.default_rng(options["seed"]), parameter_dtype(dtype))
 
     # --- what makes a variant -----------------------------------------------------------------------------------------------------
@@ -174,43 +185,6 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             Made of the parameters as they are now.
         """
         return None
-
-    def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the queries, and what the edges bring with them.
-
-        Parameters
-        ----------
-        q : ndarray, (H, Nq, C)
-            Queries of the heads.
-        attr : ndarray, (E, F), or None
-            Features of the edges in the order of the adjacency and in the dtype of `q`; None where there are none.
-
-        Returns
-        -------
-        q : ndarray, (H, Nq, C) or (H, Nq, C + F)
-            Wider where the features join the keys.
-        options : dict
-            Keyword arguments of `ruvattn.edge_attention`, ``score`` among them if it isn't the dot product.
-        """
-        score = self.make_score()
-        return q, {} if score is None else {"score": score}
-
-    def from_edges(self, acc: np.ndarray, attr: np.ndarray | None) -> np.ndarray:
-        """Return what the heads are, given what `ruvattn.edge_attention` returned: here, the same.
-
-        Parameters
-        ----------
-        acc : ndarray, (H, Nq, C) or (H, Nq, C + F)
-            Wider where features of edges have joined the values.
-        attr : ndarray, (E, F), or None
-            The features.
-
-        Returns
-        -------
-        ndarray, (H, Nq, C)
-            The heads.
-        """
-        return acc
 
     @property
     def head_dim(self) -> int:
@@ -294,89 +268,6 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         if score is not None:
             options["score"] = score
         return super().attend_heads(q, k, v, options, out, threads)
-
-    def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
-        """Return the output: the heads beside each other, or their mean, and the bias.
-
-        Parameters
-        ----------
-        merged : ndarray, (..., Lq, H·C)
-            The heads beside each other.
-        inputs : tuple of ndarray
-            Query, keys and values.
-        out : ndarray, optional
-            Where to write the output.
-
-        Returns
-        -------
-        ndarray, (..., Lq, V')
-            The output, or `out`.
-        """
-        dtype = inputs[0].dtype
-        made = self.heads_together(merged)
-        if "b" in self._arrays:
-            made = saturated_sum(made, self.parameter("b", made.dtype))
-        return self.project_output(narrowed(made, dtype), dtype, out)
-
-    def with_residual(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
-        """Return the output, with W_res times the node's own features.
-
-        Parameters
-        ----------
-        merged : ndarray, (..., Lq, H·C)
-            The heads beside each other.
-        inputs : tuple of ndarray
-            Query, keys and values.
-        out : ndarray, optional
-            Where to write the output.
-
-        Returns
-        -------
-        ndarray, (..., Lq, V')
-            The output, or `out`.
-        """
-        dtype = inputs[0].dtype
-        made = linear(inputs[0], self._arrays["W_res"], self._arrays.get("b"))
-        made = saturated_sum(made, self.heads_together(merged))
-        return self.project_output(narrowed(made, dtype), dtype, out)
-
-    def with_edge_features(self, acc: np.ndarray) -> np.ndarray:
-        """Return the heads, where features of edges have joined the values: what they sum to is multiplied by W_edge.
-
-        Parameters
-        ----------
-        acc : ndarray, (H, Nq, C + F)
-            What arrived.
-
-        Returns
-        -------
-        ndarray, (H, Nq, C)
-            Heads that are merged without a copy.
-        """
-        heads, rows, _ = acc.shape
-        made = split_heads(np.empty((rows, heads * self._head_dim), acc.dtype), heads)
-        weights = per_head(self.parameter("W_edge", acc.dtype), heads)
-        for head in range(heads):
-            np.add(acc[head, :, : self._head_dim], linear(acc[head, :, self._head_dim :], weights[head]), out=made[head])
-        return made
-
-    def heads_together(self, merged: np.ndarray) -> np.ndarray:
-        """Return the heads beside each other, or their mean.
-
-        Parameters
-        ----------
-        merged : ndarray, (..., Lq, H·C)
-            The heads beside each other.
-
-        Returns
-        -------
-        ndarray, (..., Lq, V')
-            In the compute dtype; maybe a view.
-        """
-        merged = merged.astype(compute_dtype(merged.dtype), copy=False)
-        if self._concat:
-            return merged
-        return merged.reshape(*merged.shape[:-1], self.num_heads, -1).mean(-2)
 
     # --- along the edges ----------------------------------------------------------------------------------------------------------
 
@@ -496,6 +387,11 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         context = self._remembered() if context is None else context
         return context.edge_weights() if isinstance(context, GraphContext) else None
 
+    @property
+    def last_context(self) -> Context | None:
+        """What this thread's last call left behind, for `backward` and `get_edge_weights` at a later time; None if it has made none."""
+        return self._remembered()
+
     def graph_of(self, given: Graph) -> Graph:
         """Return the graph that `forward_graph` attends along: the one given, with self-loops if they are to be added.
 
@@ -510,54 +406,6 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
             The same one each time, so that it is built once.
         """
         return given.with_self_loops() if self._loops else given
-
-    def propagate(
-        self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], graph: Graph, attr: np.ndarray | None, weight: np.ndarray | None,
-        options: dict[str, Any], return_weights: bool, threads: int | None,
-    ) -> tuple[np.ndarray, Context, np.ndarray | None]:  # fmt: skip
-        """Compute what arrives at the destinations.
-
-        Parameters
-        ----------
-        inputs : tuple of ndarray
-            Features of destinations, (Nd, embed_dim), and of sources, (Ns, key_dim), and what these hand on, (Ns, key_dim), in any of the dtypes.
-        graph : Graph
-            The edges, self-loops included.
-        attr : ndarray, (E, F), or None
-            Features of the edges, in the order of the adjacency and the compute dtype.
-        weight : ndarray, (E,), or None
-            Their weights, likewise.
-        options : dict
-            ``softcap``, ``dropout`` and ``seed`` of `ruvattn.edge_attention`.
-        return_weights : bool
-            Whether the weights of the edges are wanted.
-        threads : int, optional
-            How many threads to use at most.
-
-        Returns
-        -------
-        merged : ndarray, (Nd, H·C)
-            The heads beside each other, in the compute dtype.
-        context : Context
-            What the call leaves behind.
-        weights : ndarray, (H, E), or None
-            In the order of the adjacency.
-        """
-        q, k, v = (split_heads(x, self.num_heads) for x in self.project_inputs(*inputs))
-        wide, more = self.along_edges(q, attr)
-        options = {**options, **more}
-        if weight is not None:
-            with np.errstate(divide="ignore"):
-                options["bias"] = np.log(weight)
-        target = None
-        wider = "edge_attr" in options and options.get("edge_attr_to") != "key"
-        if self.num_heads > 1 and not wider:  # heads are written where they belong
-            target = split_heads(np.empty((q.shape[-2], self.num_heads * v.shape[-1]), q.dtype), self.num_heads)
-        acc, lse, *rest = edge_attention(
-            wide, k, v, graph.adjacency, return_lse=True, return_weights=return_weights, out=target, threads=threads, **options
-        )
-        heads = self.from_edges(acc, attr)
-        return merge_heads(heads), GraphContext(wide, k, v, acc, lse, options, inputs), rest[0] if rest else None
 
     def demo_options(self, row: int, topics: Any) -> tuple[dict[str, Any], str]:
         """Return what the demonstration with sentences calls the variant with, and what it says about it: sentences are no graph.
@@ -582,7 +430,7 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
 
     def _forward(
         self, inputs: Any, names: tuple[str, str, str], graph: Graph, given: Graph, attr: np.ndarray | None, dropout: float | None,
-        seed: int | None, return_weights: bool, out: np.ndarray | None, threads: int | None,
+        seed: int | None, return_weights: bool, out: np.ndarray | None, threads: int | None, star: Star | None = None,
     ) -> Any:  # fmt: skip
         q, k, v = inputs
         if self._check_finite:
@@ -601,11 +449,18 @@ class GraphVariant(OneNode, LayerParameters, HeadwiseAttention, GraphAttention):
         self._add_dropout(options, dropout, seed)
         compute = compute_dtype(q.dtype)
         weight = graph.csr_edge_shares(compute) if self.softmax else graph.csr_edge_weight(compute)
+        dropped = self._output_dropout if self.training else 0.0
         with threads_of_call(threads):  # products, too
             merged, context, weights = self.propagate(inputs, graph, attr, weight, options, return_weights, threads)
-            made = self.complete(merged, inputs, out)
+            made = self.complete(merged, inputs, None if dropped else out)
+        if dropped:
+            made = drop_output(made, dropped, options["seed"], out)
         if isinstance(context, GraphContext):
-            context.graph, context.given = graph, given
+            context.graph, context.given, context.attr, context.maker = graph, given, attr, self.attention_type
+            context.variant = weakref.ref(self)
+            context.shape, context.output_dropout, context.single, context.star = made.shape, dropped, star is not None, star
+            if not self.gradient_cache:
+                context = RecomputedGraphContext(context, lambda: self.propagate(inputs, graph, attr, weight, dict(options), False, None)[1])
         self._remember(context)
         if not return_weights:
             return made

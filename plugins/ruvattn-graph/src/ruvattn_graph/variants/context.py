@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ruvattn import Context, edge_attention
+from ruvattn.context import RecomputedContext
 from ruvattn.errors import InputTooLargeError
 
 from ..graph import Graph
 
-__all__ = ["EdgeWeights", "GraphContext", "weights_by_edge"]
+__all__ = ["EdgeWeights", "GraphContext", "RecomputedGraphContext", "Star", "weights_by_edge"]
 
 MOST_WEIGHTS = 1 << 28
 """More numbers than this are no dense matrix of weights that anybody looks at."""
@@ -32,6 +34,32 @@ class EdgeWeights(NamedTuple):
     loops: np.ndarray | None
 
 
+class Star(NamedTuple):
+    """What a call about one node was about, of which its context has no more than the node and what it saw.
+
+    Attributes
+    ----------
+    node : int
+        The node.
+    keys : ndarray of int, (n,)
+        The sources that it saw, one for each edge.
+    destinations, sources : int
+        How many nodes there are.
+    graph, given : Graph
+        The graph that its edges are of, self-loops included, and the one before.
+    row : slice
+        Its edges, in the order of that graph's adjacency.
+    """
+
+    node: int
+    keys: np.ndarray
+    destinations: int
+    sources: int
+    graph: Graph
+    given: Graph
+    row: slice
+
+
 class GraphContext(Context):
     """What a call along the edges of a graph leaves behind.
 
@@ -49,10 +77,19 @@ class GraphContext(Context):
         The graph that was attended along, self-loops included.
     given : Graph
         The graph of the call.
+    attr : ndarray, (E, F), or None
+        Features of the edges that had a part, in the order of the adjacency and in the dtype of the computation.
+    star : Star or None
+        Of a call about one node.
+    maker : str
+        The type of the variant.
     """
 
     graph: Graph
     given: Graph
+    attr: np.ndarray | None = None
+    star: Star | None = None
+    maker: str = ""
 
     def edge_weights(self, threads: int | None = None) -> EdgeWeights:
         """Compute the weights of the call, after dropout.
@@ -105,6 +142,43 @@ class GraphContext(Context):
         options = {name: value for name, value in self.options.items() if name != "aggregate"}
         weights: np.ndarray = edge_attention(self.q, self.k, self.v, self.graph.adjacency, threads=threads, return_weights=True, **options)[-1]
         return weights
+
+
+OF_CALL = ("inputs", "graph", "given", "attr", "star", "maker", "variant", "shape", "single", "output_dropout")
+
+
+class RecomputedGraphContext(RecomputedContext, GraphContext):
+    """What a call along edges leaves behind that was made without a gradient cache: what it was given, and how to make the rest.
+
+    Parameters
+    ----------
+    context : GraphContext
+        Of the call; its arrays are let go, all but the inputs.
+    remake : callable
+        Returns a context that has them.
+    """
+
+    def __init__(self, context: GraphContext, remake: Callable[[], Context]) -> None:
+        for name in OF_CALL:
+            setattr(self, name, getattr(context, name))
+        self._again = remake
+
+    def whole(self) -> Context:
+        """Return a context that holds all of its arrays, made now."""
+        made = self._again()
+        for name in OF_CALL:
+            setattr(made, name, getattr(self, name))
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "options":
+            return self.whole().options
+        return super().__getattr__(name)
+
+    def _by_csr_edge(self, threads: int | None) -> np.ndarray:
+        made = self.whole()
+        assert isinstance(made, GraphContext)
+        return made._by_csr_edge(threads)
 
 
 def weights_by_edge(weights: np.ndarray, graph: Graph, given: Graph) -> EdgeWeights:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InvalidInputError
-from ruvattn.projection import linear
+from ruvattn.projection import linear, linear_vjp
 from ruvattn.validation import check_bool
 
 from ..scores import AdditiveScore
 from .base import GraphVariant
-from .parameters import per_head
+from .parameters import per_head, per_head_vjp
 from .state import StateDict, heads_of
+from .steps import added
 
 __all__ = ["EdgeFeaturedAttention", "GATAttention"]
 
@@ -37,7 +38,7 @@ class GATAttention(GraphVariant):
         Whether W_res x_i is added to the output.
     add_self_loops : bool, default True
         Whether every node attends to itself in `forward_graph`, instead of along the self-loops that the graph has.
-    head_dim, key_dim, edge_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    head_dim, key_dim, edge_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`.
 
     Raises
@@ -120,6 +121,23 @@ class GATAttention(GraphVariant):
             linear(q, self._folded(self._weights_of("dst"), "a_dst")), linear(k, self._folded(self._weights_of("src"), "a_src")), values,
         )  # fmt: skip
 
+    def project_inputs_vjp(
+        self, context: Any, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of the inputs, of W and of the vectors."""
+        query, keys, values = context.inputs
+        dquery, of_query = self._scored_vjp(query, self._weights_of("dst"), "a_dst", dq)
+        dkeys, of_keys = self._scored_vjp(keys, self._weights_of("src"), "a_src", dk)
+        dvalues, dweight, _ = linear_vjp(dv, values, self._arrays[self._weights_of("src")])
+        return (dquery, dkeys, dvalues), added(added(of_query, of_keys), {self._weights_of("src"): dweight})
+
+    def _scored_vjp(self, x: np.ndarray, weights: str, vector: str, gradient: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of rows, of weights and of the vector of each head, given that of a·W x, (…, H)."""
+        dx, dfolded, _ = linear_vjp(gradient, x, self._folded(weights, vector))
+        by_head, a = dfolded.T.astype(np.float64)[..., None], self._arrays[vector].astype(np.float64)  # small, as what was folded
+        da = (by_head * per_head(self._arrays[weights], self.num_heads)).sum(1)
+        return dx, {weights: per_head_vjp(by_head * a[:, None]).astype(dx.dtype), vector: da.astype(dx.dtype)}
+
     def make_score(self) -> AdditiveScore:
         """Return the score of two numbers that are made already."""
         return AdditiveScore(negative_slope=self._slope)
@@ -131,9 +149,20 @@ class GATAttention(GraphVariant):
         terms = linear(attr, self._folded("W_edge", "a_edge"))
         return q, {"score": AdditiveScore(negative_slope=self._slope, edge_terms=1), "edge_terms": terms.T[..., None]}
 
+    def along_edges_vjp(self, context: Any, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradients of the queries, of W_edge and a_edge, and of the features of the edges."""
+        if "edge_terms" not in found:
+            return found["q"], {}, None
+        dattr, dparams = self._scored_vjp(context.attr, "W_edge", "a_edge", found["edge_terms"][..., 0].T)
+        return found["q"], dparams, dattr
+
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return the heads beside each other or their mean, plus W_res x_i and the bias."""
         return self.with_residual(merged, inputs, out) if self._residual else super().complete(merged, inputs, out)
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the heads, of W_res, x_i and the bias."""
+        return self.with_residual_vjp(context, grad_output) if self._residual else super().complete_vjp(context, grad_output)
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given the state dict of a ``GATConv``."""
@@ -170,7 +199,7 @@ class EdgeFeaturedAttention(GATAttention):
         Of the LeakyReLU, at least 0.
     residual : bool, default False
         Whether W_res x_i is added to the output.
-    head_dim, key_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    head_dim, key_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`.
 
     Raises
@@ -199,9 +228,18 @@ class EdgeFeaturedAttention(GATAttention):
         q, options = super().along_edges(q, attr)
         return q, options if attr is None else {**options, "edge_attr": attr, "edge_attr_to": "value"}
 
+    def along_edges_vjp(self, context: Any, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradients of the queries, of W_edge and a_edge, and of the features of the edges, which are in scores and values."""
+        dq, dparams, dattr = super().along_edges_vjp(context, found)
+        return dq, dparams, dattr if dattr is None else dattr + found["edge_attr"]
+
     def from_edges(self, acc: np.ndarray, attr: np.ndarray | None) -> np.ndarray:
         """Return the heads, with the mean features of their edges multiplied by W_edge."""
         return acc if attr is None else self.with_edge_features(acc)
+
+    def from_edges_vjp(self, context: Any, dheads: np.ndarray) -> Any:
+        """Return the gradients of what arrived, and of W_edge."""
+        return super().from_edges_vjp(context, dheads) if context.attr is None else self.with_edge_features_vjp(context, dheads)
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Refuse: torch-geometric has no such layer."""

@@ -12,7 +12,7 @@ from ruvattn.validation import check_bool
 
 from ..scores import AdditiveV2Score
 from .base import GraphVariant
-from .parameters import per_head
+from .parameters import per_head, per_head_vjp
 from .state import StateDict, heads_of
 
 __all__ = ["GATv2Attention"]
@@ -39,7 +39,7 @@ class GATv2Attention(GraphVariant):
         Whether W_res x_i is added to the output.
     add_self_loops : bool, default True
         Whether every node attends to itself in `forward_graph`, instead of along the self-loops that the graph has.
-    head_dim, key_dim, edge_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    head_dim, key_dim, edge_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`; the bias is added to what W_src and W_dst make, too.
 
     Raises
@@ -96,12 +96,28 @@ class GATv2Attention(GraphVariant):
         q, k, v : ndarray, (..., L, H·C)
             In the compute dtype.
         """
-        q, k, v = self.projected((q, k, v), ("W_src" if self._shared else "W_dst", "W_src", "W_src"))
+        q, k, v = self.projected((q, k, v), self._weights)
         return q, k, v
+
+    @property
+    def _weights(self) -> tuple[str, str, str]:
+        return ("W_src" if self._shared else "W_dst", "W_src", "W_src")
+
+    def project_inputs_vjp(
+        self, context: Any, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of the inputs, and of W_dst and W_src with their biases."""
+        dinputs, dparams = self.projected_vjp(context.inputs, self._weights, (dq, dk, dv))
+        return dinputs, dparams  # type: ignore[return-value]  # as many as inputs
 
     def make_score(self) -> AdditiveV2Score:
         """Return the score with the vectors as they are now."""
         return AdditiveV2Score(self._arrays["a"], negative_slope=self._slope)
+
+    def _make_learned(self, score: Any) -> None:
+        """Have the gradient of a come with those of queries, keys and values, in a call without a graph."""
+        super()._make_learned(score)
+        self._learned["a"] = "score.a"
 
     def along_edges(self, q: np.ndarray, attr: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the queries, and the features of edges, which join the keys; the score multiplies them by W_edge."""
@@ -113,9 +129,24 @@ class GATv2Attention(GraphVariant):
         score = AdditiveV2Score(self._arrays["a"], per_head(self._arrays["W_edge"], heads), negative_slope=self._slope)
         return wide, {"score": score, "edge_attr": attr, "edge_attr_to": "key"}
 
+    def wrt_of_edges(self, options: dict[str, Any]) -> tuple[str, ...]:
+        """Return the parameters of the score, and the features of edges where there are any."""
+        return ("score.a", "score.edge_weights", "edge_attr") if "edge_attr" in options else ("score.a",)
+
+    def along_edges_vjp(self, context: Any, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradients of the queries, of a and W_edge, and of the features of the edges."""
+        dparams = {"a": found["score.a"]}
+        if "score.edge_weights" in found:
+            dparams["W_edge"] = per_head_vjp(found["score.edge_weights"])
+        return found["q"][..., : self.head_dim], dparams, found.get("edge_attr")
+
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return the heads beside each other or their mean, plus W_res x_i and the bias."""
         return self.with_residual(merged, inputs, out) if self._residual else super().complete(merged, inputs, out)
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the heads, of W_res, x_i and the bias."""
+        return self.with_residual_vjp(context, grad_output) if self._residual else super().complete_vjp(context, grad_output)
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given the state dict of a ``GATv2Conv``."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ruvattn import Context
+from ruvattn.context import RecomputedContext
 from ruvattn.errors import InvalidInputError
 from ruvattn.headwise import merge_heads, split_heads
-from ruvattn.projection import linear
+from ruvattn.projection import compute_dtype, linear, linear_vjp
 from ruvattn.running import narrowed
 from ruvattn.validation import as_numbers, check_bool, check_int
 
@@ -19,6 +21,7 @@ from ..graph import Graph
 from ..segments import segment_sum
 from .neighbours import DroppedContext, NeighbourContext, NeighbourVariant, even
 from .state import StateDict
+from .steps import added, column_sums, only_query
 
 __all__ = ["GINAttention"]
 
@@ -48,7 +51,7 @@ class GINAttention(NeighbourVariant):
         The output is num_heads · head_dim wide; as wide as the features when not given.
     bias : bool, default True
         Whether both layers of the perceptron have a bias.
-    seed, dtype, dropout_rate, check_finite, max_keys : optional
+    seed, dtype, dropout_rate, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`.
 
     Raises
@@ -75,7 +78,7 @@ class GINAttention(NeighbourVariant):
     attention_type = "gin"
     combines = "sum"
     softmax = False
-    common_options: ClassVar[tuple[str, ...]] = ("check_finite", "max_keys")
+    common_options: ClassVar[tuple[str, ...]] = ("check_finite", "max_keys", "output_dropout")
     leaves_out = ("edge_dim", "concat", "key_dim", "add_self_loops", "softcap")
     shared_names = ("eps",)
 
@@ -117,11 +120,56 @@ class GINAttention(NeighbourVariant):
             return linear(x, self._arrays["W_1"])
         return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
+    @property
+    def message_width(self) -> int:
+        """M, the width of a message."""
+        return self._arrays["W_1"].shape[1] if self._first else self.embed_dim
+
+    def message_vjp(self, x: np.ndarray, message: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of the features, and of W_1 where it is applied before the sum."""
+        if not self._first:
+            return gradient, {}
+        dx, dweight, _ = linear_vjp(gradient, x, self._arrays["W_1"])
+        return dx, {"W_1": dweight}
+
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return what the perceptron makes of the sums and of the node's own features."""
         dtype = inputs[0].dtype
+        _, made = self._hidden_layer(merged, inputs)
+        np.maximum(made, 0, out=made)
+        made = linear(made, self._arrays["W_2"], self._arrays.get("b_2"))
+        return self.project_output(narrowed(made, dtype), dtype, out)
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the sums, of the node's own features, and of the perceptron and eps."""
+        upstream = grad_output.astype(compute_dtype(grad_output.dtype), copy=False)
+        merged, biased = self.merged_heads(context), "b_1" in self._arrays
+        summed, hidden = self._hidden_layer(merged, context.inputs)
+        gradient, dweight, dbias = linear_vjp(upstream, np.maximum(hidden, 0), self._arrays["W_2"], bias=biased)
+        dparams = {"W_2": dweight} if dbias is None else {"W_2": dweight, "b_2": dbias}
+        gradient = np.where(hidden > 0, gradient, 0)
+        if self._first:
+            if biased:
+                dparams["b_1"] = column_sums(gradient)
+        else:
+            gradient, dparams["W_1"], dbias = linear_vjp(gradient, summed, self._arrays["W_1"], bias=biased)
+            if dbias is not None:
+                dparams["b_1"] = dbias
+        own = self._own(context.inputs)
+        if self._trains_eps:
+            dparams["eps"] = np.array([np.vdot(own.astype(np.float64, copy=False), gradient)])
+        dx, more = self.message_vjp(context.inputs[0], own, gradient * gradient.dtype.type(self._factor))
+        return even(gradient, self.num_heads), only_query(dx, context), added(dparams, more)
+
+    @property
+    def _factor(self) -> float:
+        """What the node's own features are multiplied by."""
+        return 1 + (float(self._arrays["eps"][0]) if self._trains_eps else self._eps)
+
+    def _hidden_layer(self, merged: np.ndarray, inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the node's own features and those that arrived, summed, and the hidden layer before its ReLU; the same where W_1 came first."""
         own = self._own(inputs)
-        factor = 1 + (float(self._arrays["eps"][0]) if self._trains_eps else self._eps)
+        factor = self._factor
         with np.errstate(over="ignore", invalid="ignore"):
             made = own * own.dtype.type(factor)
             made += self.arrived(merged, own.shape[-1])
@@ -129,11 +177,7 @@ class GINAttention(NeighbourVariant):
                 made += self.parameter("b_1", made.dtype)
         largest = np.finfo(made.dtype).max
         np.clip(made, -largest, largest, out=made)  # infinities would become NaN in the next product
-        if not self._first:
-            made = linear(made, self._arrays["W_1"], self._arrays.get("b_1"))
-        np.maximum(made, 0, out=made)
-        made = linear(made, self._arrays["W_2"], self._arrays.get("b_2"))
-        return self.project_output(narrowed(made, dtype), dtype, out)
+        return made, made if self._first else linear(made, self._arrays["W_1"], self._arrays.get("b_1"))
 
     def _own(self, inputs: Any) -> np.ndarray:
         """Return the message of the destinations; that of the sources where they are the same, in a call along edges, which has made it already."""
@@ -174,8 +218,22 @@ class GINAttention(NeighbourVariant):
         np.clip(acc, -largest, largest, out=acc)
         return acc, lse, options
 
+    def attend_heads_vjp(self, context: Context, dout: np.ndarray, wrt: Sequence[str], threads: int | None) -> dict[str, np.ndarray]:
+        """Return the gradients of zeros and messages, given that of the sums; a context has the means."""
+        totals = _totals(context.lse, context.options)[..., None]
+        return super().attend_heads_vjp(context, dout * totals, wrt, threads)
+
+    def merged_heads(self, context: Context) -> np.ndarray:
+        """Return the sums, as `complete` was given them."""
+        if not isinstance(context, NeighbourContext):
+            context = copy(context)
+            context.out = context.out * _totals(context.lse, context.options)[..., None]
+        return super().merged_heads(context)
+
     def _attend(self, inputs: Any, options: dict[str, Any], out: Any, threads: Any, names: Any, alone: bool = False) -> tuple[np.ndarray, Context]:
         made, context = super()._attend(inputs, options, out, threads, names, alone)
+        if isinstance(context, RecomputedContext):  # which makes means
+            return made, context
         # a context holds what `ruvattn.attention` gives with its options: the mean
         totals = _totals(context.lse, context.options)[..., None]
         context.out = np.divide(context.out, totals, out=np.zeros_like(context.out), where=totals > 0)
@@ -198,6 +256,13 @@ class GINAttention(NeighbourVariant):
             segment_sum(split[head], adjacency, edge_weight=factors[head], out=sums[head], threads=threads)
         context._merged = merged = merge_heads(sums)
         return merged, context, factors if return_weights else None
+
+    def propagate_vjp(
+        self, context: Any, dmerged: np.ndarray, threads: int | None
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray], None]:
+        """Return the gradients of features, and of W_1 where it is applied before the sum."""
+        dinputs, dparams, _ = super().propagate_vjp(context, dmerged, threads)
+        return dinputs, dparams, None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take parameters from the state dict of a ``GINConv``, or from our own `parameters`.

@@ -2,6 +2,7 @@
 
     x, edge_index ─► message ─► segment_sum, segment_mean, segment_max ─► complete ─► out
     q, k, v       ─► message ─► attention with logits of 0 ─────────────► complete ─► out      the mean, or NeighbourMax
+    grad_output   ─► complete_vjp ─► segment_…_backward ─► message_vjp ─► of features and parameters
 
 To the engine a mean is attention whose logits are all 0: so a call without a graph has masks, weights and dropout as any other. Along edges the
 kernels of ruvattn_graph.segments do the same without a softmax.
@@ -21,7 +22,7 @@ from ruvattn.headwise import merge_heads, split_heads
 from ruvattn.projection import compute_dtype
 
 from ..graph import Graph
-from ..segments import segment_max, segment_mean, segment_sum
+from ..segments import segment_max, segment_max_backward, segment_mean, segment_mean_backward, segment_sum, segment_sum_backward
 from .base import GraphVariant
 from .context import GraphContext
 
@@ -121,6 +122,16 @@ class NeighbourContext(GraphContext):
     ) -> None:  # fmt: skip
         self.inputs, self.graph, self.message = inputs, graph, message
         self._merged, self._weight, self._options, self._heads, self._summed = merged, weight, options, num_heads, summed
+
+    @property
+    def merged(self) -> np.ndarray:
+        """What arrived, (Nd, M), or (Nd, M') where it did in heads."""
+        return self._merged
+
+    @property
+    def edge_weight(self) -> np.ndarray | None:
+        """Weights of the edges, (E,), in the order of the adjacency, or None."""
+        return self._weight
 
     @cached_property
     def q(self) -> np.ndarray:  # type: ignore[override]
@@ -224,6 +235,27 @@ class NeighbourVariant(GraphVariant):
             In the compute dtype; maybe `x` itself.
         """
 
+    @abstractmethod
+    def message_vjp(self, x: np.ndarray, message: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of the features of sources, and of the parameters that `message` multiplied them by.
+
+        Parameters
+        ----------
+        x : ndarray, (..., L, key_dim)
+            Their features.
+        message : ndarray, (..., L, M)
+            What `message` made of them.
+        gradient : ndarray, (..., L, M)
+            Gradient of that.
+
+        Returns
+        -------
+        dx : ndarray, (..., L, key_dim)
+            Of the features.
+        dparams : dict of str to ndarray
+            By name.
+        """
+
     def arrived(self, merged: np.ndarray, width: int) -> np.ndarray:
         """Return what arrived without the columns that made its width one that the heads divide.
 
@@ -260,6 +292,31 @@ class NeighbourVariant(GraphVariant):
         q, k = (np.zeros((*x.shape[:-1], self.num_heads), compute) for x in (q, k))
         return q, k, even(self.message(v), self.num_heads)
 
+    def project_inputs_vjp(
+        self, context: Context, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of the inputs: zeros of queries and keys, which had no say.
+
+        Parameters
+        ----------
+        context : Context
+            Of the call.
+        dq, dk, dv : ndarray, (..., L, width)
+            Gradients of what `project_inputs` returned.
+
+        Returns
+        -------
+        dinputs : tuple of ndarray
+            Of query, keys and values.
+        dparams : dict of str to ndarray
+            Of the parameters that messages are made with.
+        """
+        query, keys, values = context.inputs
+        width = self.message_width
+        messages = merge_heads(context.v[0] if context.alone else context.v)
+        dvalues, dparams = self.message_vjp(values, messages[..., :width], dv[..., :width])
+        return (*(np.zeros(x.shape, dv.dtype) for x in (query, keys)), dvalues), dparams  # type: ignore[return-value]
+
     def attend_heads(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any], out: np.ndarray | None, threads: int | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -292,6 +349,10 @@ class NeighbourVariant(GraphVariant):
         q, options = super().along_edges(q, attr)
         return q, {**options, "aggregate": NeighbourMax()} if self.combines == "max" else options
 
+    def along_edges_vjp(self, context: GraphContext, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradient of the queries."""
+        return super().along_edges_vjp(context, found)
+
     def propagate(
         self, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], graph: Graph, attr: np.ndarray | None, weight: np.ndarray | None,
         options: dict[str, Any], return_weights: bool, threads: int | None,
@@ -309,6 +370,63 @@ class NeighbourVariant(GraphVariant):
         merged = self.combined(message, graph.adjacency, weight, threads)
         context = NeighbourContext(inputs, graph, message, merged, weight, options, self.num_heads, self.combines == "sum")
         return merged, context, context._by_csr_edge(threads) if return_weights else None
+
+    def propagate_vjp(
+        self, context: GraphContext, dmerged: np.ndarray, threads: int | None
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradients of features and parameters, by the kernels of segments or by attention, whichever it was."""
+        if not isinstance(context, NeighbourContext):
+            return super().propagate_vjp(context, dmerged, threads)
+        query, keys, values = context.inputs
+        gradient = self.combined_vjp(context, dmerged, threads)
+        dvalues, dparams = self.message_vjp(values, context.message, gradient[:, : context.message.shape[1]])
+        return (np.zeros(query.shape, gradient.dtype), np.zeros(keys.shape, gradient.dtype), dvalues), dparams, None
+
+    def merged_heads(self, context: Context) -> np.ndarray:
+        """Return what arrived, as `complete` was given it."""
+        return context.merged if isinstance(context, NeighbourContext) else super().merged_heads(context)
+
+    def combined_vjp(self, context: NeighbourContext, dmerged: np.ndarray, threads: int | None) -> np.ndarray:
+        """Return the gradient of the messages, given that of what arrived.
+
+        Parameters
+        ----------
+        context : NeighbourContext
+            Of the call.
+        dmerged : ndarray, (Nd, M')
+            Gradient of what arrived.
+        threads : int, optional
+            How many threads to use at most.
+
+        Returns
+        -------
+        ndarray, (Ns, M) or (Ns, M')
+            M' where edges were dropped, which are others in each head.
+        """
+        message, adjacency, weight = context.message, context.graph.adjacency, context.edge_weight
+        if isinstance(context, DroppedContext):
+            heads = self.num_heads
+            split, gradient = split_heads(even(message, heads), heads), split_heads(dmerged, heads)
+            found = split_heads(np.empty((adjacency.num_keys, heads * split.shape[-1]), message.dtype), heads)
+            there = True if weight is None else weight != 0
+            for head, factors in enumerate(context.factors(threads)):
+                if self.combines == "sum":
+                    factors = factors if weight is None else factors * weight
+                    found[head] = segment_sum_backward(gradient[head], adjacency, edge_weight=factors, threads=threads)
+                else:
+                    found[head] = _largest_vjp(split[head], _with_weight(adjacency, (factors != 0) & there), gradient[head], threads)
+            return merge_heads(found)
+        dmerged = dmerged[:, : message.shape[1]]
+        if self.combines == "sum":
+            return segment_sum_backward(dmerged, adjacency, edge_weight=weight, threads=threads)
+        if self.combines == "mean":
+            return segment_mean_backward(dmerged, adjacency, edge_weight=weight, threads=threads)
+        return _largest_vjp(message, _with_weight(adjacency, weight), dmerged, threads)
+
+    @property
+    @abstractmethod
+    def message_width(self) -> int:
+        """M, the width of a message."""
 
     def _largest_left(self, message: np.ndarray, context: DroppedContext, weight: np.ndarray | None, threads: int | None) -> np.ndarray:
         """Return the largest of what the edges hand on that dropout has left, which are others in each head."""
@@ -365,6 +483,12 @@ def even(x: np.ndarray, num_heads: int) -> np.ndarray:
     """
     lacking = -x.shape[-1] % num_heads
     return np.concatenate([x, np.zeros((*x.shape[:-1], lacking), x.dtype)], axis=-1) if lacking else x
+
+
+def _largest_vjp(message: np.ndarray, adjacency: Adjacency, gradient: np.ndarray, threads: int | None) -> np.ndarray:
+    """Return the gradient of messages of which each destination had the largest numbers; the edges that these are of are found once more."""
+    _, arg = segment_max(message, adjacency, return_arg=True, threads=threads)
+    return segment_max_backward(gradient, adjacency, arg, threads=threads)
 
 
 def _with_weight(adjacency: Adjacency, weight: np.ndarray | None) -> Adjacency:

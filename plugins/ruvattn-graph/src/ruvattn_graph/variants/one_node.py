@@ -11,6 +11,7 @@ from ruvattn.projection import compute_dtype
 from ruvattn.validation import check_int
 
 from ..graph import Graph
+from .context import Star
 
 __all__ = ["OneNode", "check_decay", "check_node"]
 
@@ -65,12 +66,13 @@ class OneNode:
         """
         inputs, names = self._read_features(x)
         at = check_node(node, inputs[0].shape[0])
-        graph = self.graph_of(self._read_graph(edge_index, inputs, names, edge_attr, edge_weight))
+        given = self._read_graph(edge_index, inputs, names, edge_attr, edge_weight)
+        graph = self.graph_of(given)
         row = slice(*(int(i) for i in graph.adjacency.indptr[at : at + 2]))
         compute = compute_dtype(inputs[0].dtype)
         attr, weight = self.edge_features(graph, compute), graph.csr_edge_weight(np.float64)
         attr, weight = None if attr is None else attr[row], None if weight is None else weight[row]
-        return self._forward_star(inputs, names, at, graph.adjacency.indices[row], attr, weight, dropout, seed, threads)
+        return self._forward_star(inputs, names, at, graph.adjacency.indices[row], attr, weight, dropout, seed, threads, (graph, given, row))
 
     def forward_k_hop(
         self, node: int, x: Any, edge_index: Any, k: int, *, decay: float | None = None, dropout: float | None = None, seed: int | None = None,
@@ -122,7 +124,7 @@ class OneNode:
 
     def _forward_star(
         self, inputs: Any, names: tuple[str, str, str], node: int, sources: np.ndarray, attr: np.ndarray | None, weight: np.ndarray | None,
-        dropout: float | None, seed: int | None, threads: int | None,
+        dropout: float | None, seed: int | None, threads: int | None, edges: tuple[Graph, Graph, slice],
     ) -> np.ndarray:  # fmt: skip
         """Attend with one node to some sources, which become the keys; at least one key is needed, whether it has an edge or not."""
         q, k, v = inputs
@@ -131,8 +133,9 @@ class OneNode:
         edge_index = np.stack([np.arange(count), np.zeros(count, np.int64)])
         star = Graph(edge_index, (len(keys), 1), edge_weight=weight)
         chosen = k[keys]
+        about = Star(node, keys, len(q), len(k), *edges)
         inputs = q[[node]], chosen, chosen if v is k else v[keys]
-        out: np.ndarray = self._forward(inputs, names, star, star, attr, dropout, seed, False, None, threads)[0]
+        out: np.ndarray = self._forward(inputs, names, star, star, attr, dropout, seed, False, None, threads, about)[0]
         return out
 
     def _forward_reached(
@@ -148,7 +151,7 @@ class OneNode:
             nearest = hops[0] if self.softmax and hops.size else 0
             weight = np.power(float(decay), hops - nearest)
         attr = self.hop_features(hops, compute_dtype(inputs[0].dtype))
-        return self._forward_star(inputs, names, node, nodes, attr, weight, dropout, seed, threads)
+        return self._forward_star(inputs, names, node, nodes, attr, weight, dropout, seed, threads, (graph, graph, slice(0, 0)))
 
     def sees_itself(self, graph: Graph, node: int) -> bool:
         """Tell whether a node takes part in its own `forward_k_hop`.

@@ -10,11 +10,11 @@ import numpy as np
 
 from ruvattn.builtin.multihead import glorot
 from ruvattn.errors import DimensionMismatchError, InvalidInputError
-from ruvattn.projection import linear
+from ruvattn.projection import linear, linear_vjp
 
 from .state import StateDict
 
-__all__ = ["DotProductProjections", "LayerParameters", "per_head"]
+__all__ = ["DotProductProjections", "LayerParameters", "per_head", "per_head_vjp"]
 
 
 class LayerParameters:
@@ -66,19 +66,6 @@ class LayerParameters:
             Of the parameter.
         """
         self._arrays[name] = np.zeros(width, dtype)
-
-    def parameters(self) -> dict[str, np.ndarray]:
-        """Return the parameters by name: the arrays themselves, so that what is written to them counts.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Matrices are to be multiplied from the right.
-        """
-        return dict(self._arrays)
-
-    def _parameters(self) -> dict[str, np.ndarray]:
-        return self._arrays
 
     def parameter(self, name: str, dtype: np.dtype[Any]) -> np.ndarray:
         """Return a parameter in the dtype of a computation.
@@ -233,6 +220,37 @@ class LayerParameters:
             found.append(made[key])
         return found
 
+    def projected_vjp(
+        self, inputs: tuple[np.ndarray, ...], names: tuple[str, ...], gradients: tuple[np.ndarray, ...]
+    ) -> tuple[tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+        """Return the gradients of inputs, and of the weights that they were multiplied by.
+
+        Parameters
+        ----------
+        inputs : tuple of ndarray
+            Rows.
+        names : tuple of str
+            Of the matrix for each, as for `projected`.
+        gradients : tuple of ndarray
+            Of what each became.
+
+        Returns
+        -------
+        dinputs : tuple of ndarray
+            Of each input.
+        dparams : dict of str to ndarray
+            Of matrices and biases, by name.
+        """
+        dinputs, dparams = [], {}
+        for x, name, gradient in zip(inputs, names, gradients, strict=True):
+            bias = "b" + name[1:]
+            dx, dweight, dbias = linear_vjp(gradient, x, self._arrays[name], bias="_" in name and bias in self._arrays)
+            dinputs.append(dx)
+            for key, found in ((name, dweight), (bias, dbias)):
+                if found is not None:
+                    dparams[key] = dparams[key] + found if key in dparams else found
+        return tuple(dinputs), dparams
+
 
 class DotProductProjections:
     """Queries, keys and values of a variant whose score is a dot product, and the node's own features beside what arrives, for a `GraphVariant`."""
@@ -249,6 +267,7 @@ class DotProductProjections:
         add_weights: Any
         output_dim: Any
         projected: Any
+        projected_vjp: Any
 
     def add_projections(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Fill ``W_q``, ``W_k``, ``W_v`` and, with a ``root_weight``, ``W_skip``, each with its bias.
@@ -284,6 +303,29 @@ class DotProductProjections:
         q, k, v = self.projected((q, k, v), ("W_q", "W_k", "W_v"))
         return q, k, v
 
+    def project_inputs_vjp(
+        self, context: Any, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of the inputs and of the projections.
+
+        Parameters
+        ----------
+        context : Context
+            Of the call.
+        dq, dk, dv : ndarray, (..., L, H·C)
+            Gradients of what `project_inputs` returned.
+
+        Returns
+        -------
+        dinputs : tuple of ndarray
+            Of query, keys and values.
+        dparams : dict of str to ndarray
+            Of ``W_q``, ``W_k`` and ``W_v`` and their biases.
+        """
+        found: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+        found = self.projected_vjp(context.inputs, ("W_q", "W_k", "W_v"), (dq, dk, dv))
+        return found
+
     def own_features(self, x: np.ndarray) -> np.ndarray:
         """Return W_skip x + b_skip.
 
@@ -298,6 +340,26 @@ class DotProductProjections:
             In the compute dtype; the caller's own.
         """
         return linear(x, self._arrays["W_skip"], self._arrays.get("b_skip"))
+
+    def own_features_vjp(self, x: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of the features of the destinations, and of ``W_skip`` and its bias.
+
+        Parameters
+        ----------
+        x : ndarray, (..., L, embed_dim)
+            Those features.
+        gradient : ndarray, (..., L, V')
+            Gradient of what `own_features` made of them.
+
+        Returns
+        -------
+        dx : ndarray, (..., L, embed_dim)
+            Of the features.
+        dparams : dict of str to ndarray
+            By name.
+        """
+        (dx,), dparams = self.projected_vjp((x,), ("W_skip",), (gradient,))
+        return dx, dparams
 
 
 def per_head(x: np.ndarray, num_heads: int) -> np.ndarray:
@@ -316,3 +378,19 @@ def per_head(x: np.ndarray, num_heads: int) -> np.ndarray:
         The same numbers.
     """
     return x.reshape(x.shape[0], num_heads, -1).swapaxes(0, 1)
+
+
+def per_head_vjp(gradient: np.ndarray) -> np.ndarray:
+    """Return the gradient of a matrix of weights, given that of the weights of each head: the inverse of `per_head`.
+
+    Parameters
+    ----------
+    gradient : ndarray, (num_heads, F, C)
+        For each head.
+
+    Returns
+    -------
+    ndarray, (F, num_heads · C)
+        The same numbers.
+    """
+    return gradient.swapaxes(0, 1).reshape(gradient.shape[1], -1)

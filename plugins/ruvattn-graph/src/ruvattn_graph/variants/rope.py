@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InputTooLargeError
-from ruvattn.projection import saturated_sum
+from ruvattn.projection import compute_dtype, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool, check_int, check_positive
 
@@ -16,6 +16,7 @@ from ..scores import MOST_HOPS, HopRotaryScore
 from ..subgraphs import hop_pairs
 from .base import GraphVariant
 from .parameters import DotProductProjections
+from .steps import only_query
 
 __all__ = ["GraphRoPEAttention"]
 
@@ -44,7 +45,7 @@ class GraphRoPEAttention(DotProductProjections, GraphVariant):
         Whether W_skip x_i is added to the output.
     add_self_loops : bool, default True
         Whether a node attends to itself too, at 0 hops.
-    head_dim, key_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    head_dim, key_dim, concat, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`; W_q, W_k, W_v and W_skip each have a bias.
 
     Raises
@@ -101,6 +102,14 @@ class GraphRoPEAttention(DotProductProjections, GraphVariant):
             return super().along_edges(q, attr)
         farthest = min(int(attr.max(initial=1)), MOST_HOPS)
         return q, {"score": HopRotaryScore(self._base, max_hops=farthest, edge_terms=1), "edge_terms": attr}
+
+    def wrt_of_edges(self, options: dict[str, Any]) -> tuple[str, ...]:
+        """Return nothing: hops have no gradient."""
+        return ()
+
+    def along_edges_vjp(self, context: Any, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], None]:
+        """Return the gradient of the queries."""
+        return found["q"], {}, None
 
     def graph_of(self, given: Graph) -> Graph:
         """Return the pairs in reach, whose features are their hops; of a bipartite graph, its edges."""
@@ -187,3 +196,11 @@ class GraphRoPEAttention(DotProductProjections, GraphVariant):
         if self._root:
             made = saturated_sum(self.own_features(inputs[0]), made)
         return self.project_output(narrowed(made, inputs[0].dtype), inputs[0].dtype, out)
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the heads and of the node's own features."""
+        upstream = grad_output.astype(compute_dtype(grad_output.dtype), copy=False)
+        if not self._root:
+            return self.heads_together_vjp(upstream), None, {}
+        dx, dparams = self.own_features_vjp(context.inputs[0], upstream)
+        return self.heads_together_vjp(upstream), only_query(dx, context), dparams

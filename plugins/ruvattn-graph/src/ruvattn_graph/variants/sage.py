@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ruvattn.errors import InvalidInputError
-from ruvattn.projection import linear, saturated_sum
+from ruvattn.projection import compute_dtype, linear, linear_vjp, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool
 
 from ..scores import AdditiveScore
 from .base import GraphVariant
-from .neighbours import NeighbourVariant
+from .neighbours import NeighbourVariant, even
 from .state import StateDict
+from .steps import column_sums, only_query
 
 __all__ = ["SAGEAttention"]
 
@@ -49,7 +50,7 @@ class SAGEAttention(NeighbourVariant):
         As for `ruvattn_graph.GraphVariant`.
     bias : bool, default True
         Whether b is added; b_pool is there anyway.
-    seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`.
 
     Raises
@@ -121,6 +122,22 @@ class SAGEAttention(NeighbourVariant):
             return np.maximum(made, 0, out=made)
         return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
 
+    @property
+    def message_width(self) -> int:
+        """M, the width of a message."""
+        return self.width if self._first else self.key_dim
+
+    def message_vjp(self, x: np.ndarray, message: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of the features, and of ``W_l``, or of ``W_pool`` and ``b_pool``."""
+        if self._first:
+            dx, dweight, _ = linear_vjp(gradient, x, self._arrays["W_l"])
+            return dx, {"W_l": dweight}
+        if self._aggregation != "pool":
+            return gradient, {}
+        dx, dweight, dbias = linear_vjp(np.where(message > 0, gradient, 0), x, self._arrays["W_pool"], bias=True)
+        assert dbias is not None
+        return dx, {"W_pool": dweight, "b_pool": dbias}
+
     def project_inputs(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what the logits are made of, a number for each head, and the messages.
 
@@ -141,6 +158,17 @@ class SAGEAttention(NeighbourVariant):
             return made
         return linear(q, self._arrays["a_dst"].T), linear(k, self._arrays["a_src"].T), made[2]
 
+    def project_inputs_vjp(
+        self, context: Any, dq: np.ndarray, dk: np.ndarray, dv: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """Return the gradients of the inputs, of the vectors, and of what messages are made with."""
+        dinputs, dparams = super().project_inputs_vjp(context, dq, dk, dv)
+        if self._aggregation != "attention":
+            return dinputs, dparams
+        dquery, of_query, _ = linear_vjp(dq, context.inputs[0], self._arrays["a_dst"].T)
+        dkeys, of_keys, _ = linear_vjp(dk, context.inputs[1], self._arrays["a_src"].T)
+        return (dquery, dkeys, dinputs[2]), {**dparams, "a_dst": of_query.T, "a_src": of_keys.T}
+
     def make_score(self) -> AdditiveScore | None:
         """Return the score of two numbers that are made already; None where logits are 0."""
         return AdditiveScore(negative_slope=self._slope) if self._aggregation == "attention" else None
@@ -148,6 +176,13 @@ class SAGEAttention(NeighbourVariant):
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return W_l times the aggregation, plus the bias and W_r times the node's own features, maybe divided by its length."""
         dtype = inputs[0].dtype
+        made = self._summed(merged, inputs)
+        if self._normalizes:
+            _divide_by_length(made)
+        return self.project_output(narrowed(made, dtype), dtype, out)
+
+    def _summed(self, merged: np.ndarray, inputs: Any) -> np.ndarray:
+        """Return the output before it is divided by its length."""
         bias = self._arrays.get("b")
         if not self._first:
             made = linear(self.arrived(merged, self.key_dim), self._arrays["W_l"], bias)
@@ -159,9 +194,23 @@ class SAGEAttention(NeighbourVariant):
         else:
             made = self.arrived(merged, self.width)
             made = made.copy() if bias is None else saturated_sum(made, bias.astype(made.dtype, copy=False))
+        return made
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the aggregation, of the node's own features, and of ``W_l``, ``W_r`` and the bias."""
+        upstream = grad_output.astype(compute_dtype(grad_output.dtype), copy=False)
+        merged, x, biased = self.merged_heads(context), context.inputs[0], "b" in self._arrays
         if self._normalizes:
-            _divide_by_length(made)
-        return self.project_output(narrowed(made, dtype), dtype, out)
+            upstream = _divide_by_length_vjp(self._summed(merged, context.inputs), upstream)
+        dparams: dict[str, np.ndarray] = {"b": column_sums(upstream)} if biased else {}
+        darrived = upstream
+        if not self._first:
+            darrived, dparams["W_l"], _ = linear_vjp(upstream, self.arrived(merged, self.key_dim), self._arrays["W_l"])
+        direct = None
+        if self._root:
+            dx, dparams["W_r"], _ = linear_vjp(upstream, x, self._arrays["W_r"])
+            direct = only_query(dx, context)
+        return even(darrived, self.num_heads), direct, dparams
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given the state dict of a ``SAGEConv``."""
@@ -183,3 +232,14 @@ def _divide_by_length(x: np.ndarray) -> None:
     np.divide(x, largest, out=x, where=largest > 0)
     length = np.sqrt(np.vecdot(x, x))[..., None]
     np.divide(x, length, out=x, where=length > 0)
+
+
+def _divide_by_length_vjp(x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Return the gradient of rows, given that of what they are divided by their length: of a row of zeros, which stays one, 0."""
+    largest = np.abs(x).max(-1, keepdims=True, initial=0)
+    unit = np.divide(x, largest, out=np.zeros_like(x), where=largest > 0)
+    length = np.sqrt(np.vecdot(unit, unit))[..., None]
+    np.divide(unit, length, out=unit, where=length > 0)
+    found = gradient - unit * np.vecdot(unit, gradient)[..., None]
+    np.divide(found, length, out=found, where=length > 0)
+    return np.divide(found, largest, out=np.zeros_like(found), where=largest > 0)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from ruvattn.headwise import split_heads
-from ruvattn.projection import linear, saturated_sum
+from ruvattn.projection import compute_dtype, linear, linear_vjp, saturated_sum
 from ruvattn.running import narrowed
 from ruvattn.validation import check_bool
 
 from .base import GraphVariant
-from .parameters import DotProductProjections, per_head
+from .parameters import DotProductProjections, per_head, per_head_vjp
 from .state import StateDict
+from .steps import column_sums, only_query
 
 __all__ = ["GraphTransformerAttention"]
 
@@ -38,7 +39,7 @@ class GraphTransformerAttention(DotProductProjections, GraphVariant):
         Whether a gate decides between what arrives and the node's own features.
     root_weight : bool, default True
         Whether the node's own features are added at all.
-    head_dim, key_dim, edge_dim, concat, add_self_loops, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys : optional
+    head_dim, key_dim, edge_dim, concat, add_self_loops, bias, seed, dtype, dropout_rate, softcap, check_finite, max_keys, output_dropout : optional
         As for `ruvattn_graph.GraphVariant`; W_q, W_k, W_v and W_skip each have a bias.
 
     Raises
@@ -81,9 +82,28 @@ class GraphTransformerAttention(DotProductProjections, GraphVariant):
             wide[head, :, width:] = linear(q[head], weights[head].T)
         return wide, {"edge_attr": attr, "scale": 1 / np.sqrt(self.head_dim)}
 
+    def along_edges_vjp(self, context: Any, found: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+        """Return the gradients of the queries, of W_edge and of the features of the edges."""
+        wide, width = found["q"], self.head_dim
+        if context.attr is None:
+            return wide, {}, None
+        heads, rows, _ = wide.shape
+        weights = per_head(self.parameter("W_edge", wide.dtype), heads)
+        dq = split_heads(np.empty((rows, heads * width), wide.dtype), heads)
+        dweights = np.empty(weights.shape, wide.dtype)
+        for head in range(heads):
+            more, turned, _ = linear_vjp(wide[head, :, width:], context.q[head, :, :width], weights[head].T)
+            np.add(wide[head, :, :width], more, out=dq[head])
+            dweights[head] = turned.T
+        return dq, {"W_edge": per_head_vjp(dweights)}, found["edge_attr"]
+
     def from_edges(self, acc: np.ndarray, attr: np.ndarray | None) -> np.ndarray:
         """Return the heads, with the mean features of their edges multiplied by W_edge."""
         return acc if attr is None else self.with_edge_features(acc)
+
+    def from_edges_vjp(self, context: Any, dheads: np.ndarray) -> Any:
+        """Return the gradients of what arrived, and of W_edge."""
+        return super().from_edges_vjp(context, dheads) if context.attr is None else self.with_edge_features_vjp(context, dheads)
 
     def complete(self, merged: np.ndarray, inputs: Any, out: np.ndarray | None) -> np.ndarray:
         """Return the heads beside each other or their mean, and the node's own features as the options have it."""
@@ -93,13 +113,29 @@ class GraphTransformerAttention(DotProductProjections, GraphVariant):
             own = self.own_features(inputs[0])
             if self._gated:
                 weights = self.parameter("w_beta", made.dtype).reshape(3, -1)
-                # w·[m, r, m − r] with two products instead of three
-                with np.errstate(over="ignore"):
-                    gate = 1 / (1 + np.exp(-(made @ (weights[0] + weights[2]) + own @ (weights[1] - weights[2]))))[..., None]
+                gate = _gate(made, own, weights)
                 made = gate * own + (1 - gate) * made
             else:
                 made = saturated_sum(own, made)
         return self.project_output(narrowed(made, dtype), dtype, out)
+
+    def complete_vjp(self, context: Any, grad_output: np.ndarray) -> Any:
+        """Return the gradients of the heads, of the node's own features, and of the gate."""
+        upstream = grad_output.astype(compute_dtype(grad_output.dtype), copy=False)
+        if not self._root:
+            return self.heads_together_vjp(upstream), None, {}
+        if not self._gated:
+            dx, dparams = self.own_features_vjp(context.inputs[0], upstream)
+            return self.heads_together_vjp(upstream), only_query(dx, context), dparams
+        made, own = self.heads_together(self.merged_heads(context)), self.own_features(context.inputs[0])
+        weights = self.parameter("w_beta", made.dtype).reshape(3, -1)
+        gate = _gate(made, own, weights)
+        dgate = (upstream * (own - made)).sum(-1, keepdims=True) * gate * (1 - gate)
+        dmade = upstream * (1 - gate) + dgate * (weights[0] + weights[2])
+        dx, dparams = self.own_features_vjp(context.inputs[0], upstream * gate + dgate * (weights[1] - weights[2]))
+        of_made, of_own = column_sums(dgate * made), column_sums(dgate * own)
+        dparams["w_beta"] = np.concatenate([of_made, of_own, of_made - of_own])[:, None]
+        return self.heads_together_vjp(dmade), only_query(dx, context), dparams
 
     def translate_state(self, state: StateDict) -> dict[str, np.ndarray]:
         """Return parameters by our names, given the state dict of a ``TransformerConv``."""
@@ -115,3 +151,10 @@ class GraphTransformerAttention(DotProductProjections, GraphVariant):
             for name in ("lin_skip.weight", "lin_skip.bias", "lin_beta.weight"):
                 state.drop(name)
         return {**found, **self.common_state(state)}
+
+
+def _gate(made: np.ndarray, own: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return sigmoid(w·[m, r, m − r]), (…, 1), with two products instead of three."""
+    with np.errstate(over="ignore"):
+        gate: np.ndarray = 1 / (1 + np.exp(-(made @ (weights[0] + weights[2]) + own @ (weights[1] - weights[2]))))[..., None]
+    return gate

@@ -3,11 +3,15 @@
     attend ─► own_mask, ANDed with the masks of the call ─► attend_heads ─┬─────────────────────► ruvattn.attention
                                                                           └─ top k ─► choose_keys ─► "
     forward_sparse, forward_windowed, forward_strided, forward_topk ─► _Plain.attend(mask=…): the same heads without a mask of their own
+
+All of them leave a context that `backward` goes back through: gradients follow the pairs of the call, or the keys that were chosen in it. A choice
+itself has no gradient: it changes in steps.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -17,7 +21,7 @@ import numpy as np
 from ruvattn import Pattern, SparseAttention, attention
 from ruvattn.call import mask_pattern
 from ruvattn.errors import DimensionMismatchError
-from ruvattn.headwise import OPTIONS, HeadwiseAttention, keys_per_row
+from ruvattn.headwise import HeadwiseAttention, keys_per_row
 from ruvattn.key_ranges import combined, known_ranges
 from ruvattn.selection import choose_keys
 from ruvattn.validation import check_int
@@ -293,20 +297,33 @@ class SparseVariant(HeadwiseAttention, SparseAttention):
         return out
 
     def _attend_plainly(self, q: Any, k: Any, v: Any, options: dict[str, Any], top_k: int | None = None) -> Any:
-        if options.get("dropout") is None and self.training:
-            options = {**options, "dropout": self._config.dropout_rate}
         plain = self._kept.get(("plain", top_k), lambda: _Plain(self, top_k))
-        return plain.attend(q, k, v, **options)
+        out, context = plain.attend(q, k, v, **options)
+        context.variant = weakref.ref(self)
+        return out, context
 
 
 class _Plain(SparseVariant):
-    """The heads of another variant without its mask, and perhaps with a choice of keys."""
+    """The heads of another variant without its mask, and perhaps with a choice of keys: its score, what it has learned, and its mode."""
 
     attention_type = "standard"
 
     def __init__(self, other: SparseVariant, top_k: int | None) -> None:
-        config = other._config
-        common = {name: config.options[name] for name in OPTIONS if name not in other.own_options}
-        super().__init__(config.embed_dim, config.num_heads, dropout_rate=config.dropout_rate, **common)
-        if top_k is not None:
-            self._choice = (top_k, None)
+        self.__dict__.update(other.__dict__)
+        for name in ("_memory", "_last_both", "training", "gradient_cache"):
+            self.__dict__.pop(name, None)
+        self._other = weakref.ref(other)  # which keeps this one
+        self._kept, self._mask = Kept(KEPT), None
+        self._choice = None if top_k is None else (top_k, None)
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        """Whether the other one is in training."""
+        other = self._other()
+        return other is not None and other.training
+
+    @property
+    def gradient_cache(self) -> bool:  # type: ignore[override]
+        """Whether the other one keeps what its backward pass needs."""
+        other = self._other()
+        return other is None or other.gradient_cache

@@ -398,7 +398,9 @@ class LocalGlobalAttention(SparseVariant):
         if position is None:
             return super().forward(query, keys, values)
         query = check_rank(query, "query", 1, "forward_batch takes several")
-        return self.forward_batch(query[None], keys, values, positions=[check_int(position, "position", -FAR, FAR)])[0]
+        out, context = self._single(query[None], keys, values, "query", np.array([check_int(position, "position", -FAR, FAR)]))
+        context.single = True
+        return out[0]
 
     def forward_batch(self, queries: Any, keys: Any, values: Any, *, positions: Any = None) -> np.ndarray:
         """Attend with several queries, each on its own.
@@ -427,13 +429,9 @@ class LocalGlobalAttention(SparseVariant):
         if positions is None:
             return super().forward_batch(queries, keys, values)
         queries = check_rank(queries, "queries", 2, "forward takes one")
-        hint = "batches go through a call, variant(q, k, v)"
-        keys, values = check_rank(keys, "keys", 2, hint), check_rank(values, "values", 2, hint)
         stand = as_numbers(positions, "positions")
         if stand.dtype.kind not in "iu":
             raise InvalidInputError(f"positions must be ints, got {positions!r}")
         if stand.shape != queries.shape[:1]:
             raise DimensionMismatchError(f"positions must be one for each of the {len(queries)} queries, got shape {stand.shape}")
-        # Each is a batch entry, so that all that looks at positions finds it where it stands.
-        shared = (np.broadcast_to(x, (len(queries), *x.shape)) for x in (keys, values))
-        return self(queries[:, None], *shared, query_offset=stand)[:, 0]
+        return self._single(queries, keys, values, "queries", stand)[0]
