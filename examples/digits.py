@@ -12,9 +12,8 @@ An image of 8 × 8 pixels is a sequence of 8 tokens, its rows. A block is the us
 There is no automatic differentiation here: each function returns what it makes and another function, which takes the gradient of that to the gradient
 of its input, and writes those of the parameters into a dict. Such pairs go together like the functions themselves, the other way round.
 
-The images are scikit-learn's, 1,797 of them. Of these 20 % are for the test, which is made once, in the end; 10 % are watched, that is looked at after
-each epoch for the curves; the rest is learnt from. With seeds 0 to 3, 98.3 to
-98.9 % of the test are read right.
+The images are scikit-learn's, 1,797 of them. Of these 20 % are for the test, which is made once, in the end; 10 % are watched, for the curves; the
+rest is learnt from. With seeds 0 to 3, 98.3 to 98.9 % of the test are read right.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

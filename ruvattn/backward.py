@@ -36,7 +36,7 @@ __all__ = ["attention_backward", "backward_kernels"]
 backward_kernels = KernelsByDtype("ruvattn.kernels.tile_backward")
 
 ARRAYS = ("q", "k", "v")
-FEW_ROWS = 32
+FEW_ROWS = 8
 """Rows of a key head for which the forward kernels may have a way of their own (kernels/few.pxd), and some more."""
 
 
@@ -343,8 +343,9 @@ def _add_tiles(call: Call, upstream: Upstream, bound: tuple[np.ndarray, BoundSco
                 total += added
             sums.dparams += found[2]
             # terms may carry what is masked where q, k and v are finite
-            if not all(np.isfinite(x.sum(dtype=np.float64)) for x in (found[0], *found[1], found[2])):
-                bad[...] = 1
+            with np.errstate(all="ignore"):  # ∞ − ∞
+                if not all(np.isfinite(x.sum(dtype=np.float64)) for x in (found[0], *found[1], found[2])):
+                    bad[...] = 1
     return bad != 0
 
 

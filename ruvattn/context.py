@@ -53,6 +53,8 @@ class Context:
         Learned parameters that the call brought values of its own for, so that they had no part in it.
     variant : weakref.ref or None
         The variant that was called, whose parameters had a part; None once it has been pickled or copied.
+    maker : str
+        What class that was, once it has been pickled or copied; else empty.
     """
 
     q: np.ndarray
@@ -69,9 +71,11 @@ class Context:
     output_dropout: float = 0.0
     overridden: tuple[str, ...] = ()
     variant: weakref.ref[Any] | None = None
+    maker: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "variant": None}
+        made_by = None if self.variant is None else self.variant()
+        return {**self.__dict__, "variant": None, "maker": self.maker if made_by is None else type(made_by).__name__}
 
     def whole(self) -> Context:
         """Return a context that holds all of its arrays: itself, unless the call was made without a gradient cache.

@@ -31,7 +31,7 @@ from .threads import threads_of_call
 from .trainable import Gradients
 from .validation import as_array, check_finite
 
-__all__ = ["HeadwiseSteps"]
+__all__ = ["HeadwiseSteps", "require_ways_back"]
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -140,11 +140,7 @@ class HeadwiseSteps(LearnedNumbers):
         UnsupportedError
             If the score, the aggregate or a step of the variant has no gradient.
         """
-        lacking = _step_without_vjp(type(self))
-        if lacking is not None:
-            raise UnsupportedError(
-                f"{type(self).__name__} overrides {lacking[0]} and not {lacking[1]}, so it has no gradient: write one, or use a variant that has it"
-            )
+        require_ways_back(type(self), STEPS)
         context = self._call_of(context)
         gradient = self._read_gradient(grad_output, context)
         with threads_of_call(threads):
@@ -347,7 +343,7 @@ class HeadwiseSteps(LearnedNumbers):
                 raise InvalidInputError("backward needs a call to go back through, and this thread has made none: call the variant before it")
         elif not isinstance(context, Context):
             raise InvalidInputError(f"context must be what forward_with_context returned, got {type(context).__name__}")
-        other = context.variant is not None and context.variant() is not self
+        other = context.maker not in ("", type(self).__name__) if context.variant is None else context.variant() is not self
         if other or len(context.inputs) != 3 or context.shape is None or context.inputs[0].shape[-1] != self.embed_dim:
             raise InvalidInputError(f"context must be of a call of this {type(self).__name__}, got {context!r}")
         return context
@@ -385,13 +381,27 @@ def _entries(context: Context, first: int, stop: int, count: int) -> Context:
 
 
 @lru_cache(maxsize=256)
-def _step_without_vjp(kind: type) -> tuple[str, str] | None:
-    """Return the first step of a class that is overridden without its way back, and what that would be called."""
+def require_ways_back(kind: type, steps: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
+    """Raise where a class overrides a step without its way back.
+
+    Parameters
+    ----------
+    kind : type
+        Of a variant.
+    steps : tuple of (str, tuple of str)
+        Name of each step, and of those of which one has to be overridden with it.
+
+    Raises
+    ------
+    UnsupportedError
+        If a step is overridden further down than all of these.
+    """
 
     def depth(name: str) -> int:
         return next(at for at, base in enumerate(kind.__mro__) if name in vars(base))
 
-    for step, ways in STEPS:
+    for step, ways in steps:
         if min(depth(way) for way in ways) > depth(step):
-            return step, ways[0]
-    return None
+            raise UnsupportedError(
+                f"{kind.__name__} overrides {step} and not {ways[0]}, so it has no gradient: write one, or use a variant that has it"
+            )

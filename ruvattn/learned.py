@@ -86,14 +86,30 @@ class LearnedNumbers(TrainableAttention):
                 if wrt == "score.scale":
                     self._constant.pop("scale", None)
 
-    def _outside(self, parameters: Mapping[str, np.ndarray]) -> str | None:
+    def check_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """See that learned numbers of the score are in their domains.
+
+        Parameters
+        ----------
+        parameters : mapping of str to ndarray
+            Finite, by name; not to be written to.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is not.
+        """
+        super().check_parameters(parameters)
         score = self._constant.get("score")
         for name, wrt in self._learned.items():
             if score is not None and wrt.startswith("score.") and name in parameters:
                 wrong = outside_domain(score, wrt.removeprefix("score."), parameters[name])
                 if wrong is not None:
-                    return f"{name!r} {wrong}"
-        return super()._outside(parameters)
+                    raise InvalidInputError(f"parameter {name!r} {wrong}")
+
+    def _beginnings(self) -> set[str]:
+        names = {wrt.removeprefix("score.") for wrt in self._learned.values() if wrt.startswith("score.")}
+        return super()._beginnings() | {f"score_options.{name}" for name in names} | (names & {"scale"})
 
     def _learnable(self, score: Score) -> list[str]:
         """Return what ``learn`` may name."""

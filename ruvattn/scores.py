@@ -295,7 +295,7 @@ def head_params(score: Score, heads: int, scale: Any) -> dict[str, Any]:
 
 
 def outside_domain(score: Score, name: str, value: Any) -> str | None:
-    """Return what is wrong with a finite value of a parameter that is outside of its domain, as the rest of a sentence about it; None if nothing is."""
+    """Return what is wrong with a finite value of a parameter outside of its domain, as the rest of a sentence; None if nothing is."""
     domain = score.domains.get(name)
     if domain is None:
         return None

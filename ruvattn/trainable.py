@@ -11,6 +11,8 @@ A variant implements `TrainableAttention.backward`, which hands the gradients of
 
 from __future__ import annotations
 
+import json
+import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from os import PathLike
@@ -21,11 +23,15 @@ import numpy as np
 from .base import Attention
 from .context import Context
 from .errors import CheckpointError, DimensionMismatchError, InvalidInputError
+from .validation import as_array, first_nonfinite
 
 __all__ = ["Gradients", "TrainableAttention"]
 
 KIND = "attention"
 """What checkpoints of variants say that they are."""
+
+WITHOUT_MEANING = {"seed", "output_dropout", "check_finite", "max_keys", "learn"}
+"""Options that leave alone what parameters mean; what is learned shows in their names."""
 
 
 class Gradients(NamedTuple):
@@ -138,8 +144,34 @@ class TrainableAttention(Attention):
         ----------
         gradients : mapping of str to ndarray
             One for each parameter; they take the place of those before.
+
+        Raises
+        ------
+        InvalidInputError
+            If they are no mapping, or one is no array.
+        UnsupportedError
+            If one has another dtype than float32, float64, float16 or bfloat16.
         """
-        self._memory_of_thread().gradients = dict(gradients)
+        if not isinstance(gradients, Mapping):
+            raise InvalidInputError(f"gradients must be a mapping of names to arrays, got {type(gradients).__name__}")
+        found = {name: as_array(gradient, f"the gradient of parameter {name!r}") for name, gradient in gradients.items()}
+        self._memory_of_thread().gradients = found
+
+    def check_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Look at parameters before a step is final, and before they are saved or loaded: what this raises takes the step back.
+
+        This default takes what is finite.
+
+        Parameters
+        ----------
+        parameters : mapping of str to ndarray
+            All of them by name, as they are after the step; not to be written to.
+
+        Raises
+        ------
+        InvalidInputError
+            Where a variant can't compute with them.
+        """
 
     def reset(self) -> None:
         """Forget this thread's last call and its gradients, and with them the arrays that they refer to."""
@@ -152,13 +184,17 @@ class TrainableAttention(Attention):
         Parameters
         ----------
         optimizer : object
-            One of `ruvattn.training`, or anything with ``step(parameters, gradients)`` that changes the arrays of the first mapping in place.
+            One of `ruvattn.training`, or anything with ``step(parameters, gradients)`` that changes the arrays of the first mapping in place. A step
+            that is taken back leaves one of `ruvattn.training` as it was, too; of any other the parameters are put back.
 
         Raises
         ------
         InvalidInputError
-            If there was no backward pass, a gradient is not finite, or a parameter would not be after the step. No parameter has changed then.
+            If there was no backward pass, a gradient is not finite, a parameter would not be after the step or be out of its range, or the optimiser
+            puts other arrays in the place of the parameters. No parameter has changed then.
         """
+        from .training.base import Optimizer  # which is not needed before anyone trains
+
         step = getattr(optimizer, "step", None)
         if not callable(step):
             raise InvalidInputError(f"optimizer must have step(parameters, gradients), as those of ruvattn.training, got {type(optimizer).__name__}")
@@ -168,11 +204,19 @@ class TrainableAttention(Attention):
         parameters = self.parameters()
         for name, gradient in gradients.items():
             require_finite(gradient, f"the gradient of parameter {name!r}", "nothing was changed")
+        if getattr(step, "__func__", None) is Optimizer.step:
+            optimizer.step(parameters, gradients, check=self.check_parameters)
+            return
         before = {name: array.copy() for name, array in parameters.items()}
+        handed = dict(parameters)  # not a read-only one: `parameters[name] -= …` changes an array in place, and assigns it
         try:
-            step(parameters, gradients)
+            step(handed, dict(gradients))
             for name, array in parameters.items():
+                if handed.get(name) is not array:
+                    message = f"the step of {type(optimizer).__name__} has put another array in the place of parameter {name!r}: it was taken back"
+                    raise InvalidInputError(f"{message}; change the array itself, array[...] = …")
                 require_finite(array, f"parameter {name!r} after the step", "it was taken back; a smaller learning rate may help")
+            self.check_parameters(parameters)
         except BaseException:
             for name, array in parameters.items():
                 array[...] = before[name]
@@ -191,19 +235,21 @@ class TrainableAttention(Attention):
         CheckpointError
             If it can't be written.
         InvalidInputError
-            If a parameter isn't finite: `load_checkpoint` would refuse it, and a file that it takes stays.
+            If a parameter isn't finite, or isn't what the variant can take: `load_checkpoint` would refuse it, and a file that it takes stays.
         """
         from .checkpoints import save_arrays
 
         parameters = self.parameters()
         for name, array in parameters.items():
             require_finite(array, f"parameter {name!r}", "nothing was saved")
+        self.check_parameters(parameters)
         save_arrays(path, parameters, {"kind": KIND, "config": self.config.to_dict()})
 
     def load_checkpoint(self, path: str | PathLike[str]) -> None:
         """Read the parameters from a file that `save_checkpoint` wrote.
 
-        The variant has to be of the same type, with parameters of the same names, shapes and dtypes; dropout and the like may differ.
+        The configuration has to be the same, but for what doesn't change the meaning of the parameters: dropout, ``seed``, ``check_finite``,
+        ``max_keys``, and where learned numbers began. An option that the file doesn't know of has to be off.
         ``AttentionConfig.from_dict(metadata["config"]).create()`` makes one, with the metadata that `ruvattn.checkpoints.load_arrays` returns.
 
         Parameters
@@ -219,29 +265,49 @@ class TrainableAttention(Attention):
         from .checkpoints import assign_arrays, load_arrays, match_arrays
 
         arrays, metadata = load_arrays(path, kind=KIND)
-        _check_config(metadata.get("config"), self.config.to_dict(), path)
+        _check_config(metadata.get("config"), self.config.to_dict(), self._beginnings(), path)
         parameters = self.parameters()
         match_arrays(arrays, parameters, path)
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise CheckpointError(f"{path} has a parameter {name!r} that is not finite")
+        try:
+            self.check_parameters(arrays)
+        except InvalidInputError as error:
+            raise CheckpointError(f"{path} has what the variant can't take: {error}") from None
         assign_arrays(parameters, arrays, path)
+
+    def _beginnings(self) -> set[str]:
+        """Return the options that only say where parameters begin, with a dot before the name of an entry of a mapping."""
+        return set()
 
 
 def require_finite(array: np.ndarray, what: str, then: str) -> None:
     """Raise where an array holds NaN or infinity, and say where and what became of it."""
-    with np.errstate(all="ignore"):
-        bad = ~np.isfinite(array)
-    if bad.any():
-        at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), array.shape))
-        where = f" at index {at}" if at else ""
-        raise InvalidInputError(f"{what} must be finite, got {array[at]}{where}: {then}")
+    bad = first_nonfinite(array)
+    if bad:
+        raise InvalidInputError(f"{what} must be finite, got {bad}: {then}")
 
 
-def _check_config(saved: Any, own: Mapping[str, Any], path: Any) -> None:
-    """Raise where a file is of another variant."""
+def _check_config(saved: Any, own: Mapping[str, Any], beginnings: set[str], path: Any) -> None:
+    """Raise where a file is of another variant, or of one that would make something else of the same parameters."""
     if not isinstance(saved, Mapping):
         raise CheckpointError(f"{path} does not say which variant it is of: its metadata has no config")
-    for name in ("attention_type", "embed_dim", "num_heads"):
-        if saved.get(name) != own[name]:
-            raise CheckpointError(f"{path} is of a variant with {name} {saved.get(name)!r}, and this one has {own[name]!r}: create one like it")
+    given, options = saved.get("options"), json.loads(json.dumps(own["options"]))  # tuples as a file has them
+    if not isinstance(given, Mapping):
+        raise CheckpointError(f"{path} does not say which variant it is of: its metadata has no options")
+    pairs = [(name, saved.get(name), own[name]) for name in ("attention_type", "embed_dim", "num_heads")]
+    pairs += [(name, given.get(name), options.get(name)) for name in sorted({*given, *options} - WITHOUT_MEANING - beginnings)]
+    for name, theirs, ours in pairs:
+        theirs, ours = (_without(value, name, beginnings) for value in (theirs, ours))
+        if theirs != ours and (theirs or ours or {name} <= given.keys() & options.keys()):
+            raise CheckpointError(
+                f"{path} is of a variant with {name} {reprlib.repr(theirs)}, and this one has {reprlib.repr(ours)}: create one like it"
+            )
+
+
+def _without(value: Any, name: str, beginnings: set[str]) -> Any:
+    """Return the value of an option, without those entries of a mapping that say where parameters begin."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if f"{name}.{key}" not in beginnings}

@@ -32,7 +32,9 @@ __all__ = [
     "check_window",
     "clean",
     "copied",
+    "first_nonfinite",
     "is_scipy_sparse",
+    "overlap",
 ]
 
 FAR = 2**40
@@ -125,12 +127,13 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: di
             raise InvalidInputError(f"out overlaps itself (strides {out.strides}): pass an array with an element of its own for each result")
         reach += stride * (size - 1)
     for name, array in inputs.items():
-        if isinstance(array, np.ndarray) and _overlap(out, array):
+        if isinstance(array, np.ndarray) and overlap(out, array):
             raise InvalidInputError(f"out shares memory with {name}: pass another array")
     return out
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+def overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tell whether arrays share memory; yes where that is too hard to find out."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -141,14 +144,20 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 def check_finite(array: np.ndarray, name: str) -> None:
     """Raise where an array holds NaN or infinity, and say where the first one is."""
+    bad = first_nonfinite(array)
+    if bad:
+        raise InvalidInputError(f"{name} must be finite, got {bad}: clean it, or create the variant with check_finite=False")
+
+
+def first_nonfinite(array: np.ndarray) -> str:
+    """Return in words which entry is the first that is NaN or infinite, and where it is; nothing, "", where all are finite."""
     # NaN is the largest and the smallest of any numbers. Both passes together take half the time of a sum, and none overflows.
     with np.errstate(all="ignore"):
         if not array.size or (np.isfinite(array.max()) and np.isfinite(array.min())):
-            return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), array.shape))
-        raise InvalidInputError(f"{name} must be finite, got {array[at]} at index {at}: clean it, or create the variant with check_finite=False")
+            return ""
+        bad = ~np.isfinite(array)
+    at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), array.shape))
+    return f"{array[at]} at index {at}" if at else f"{array[at]}"
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------------------
@@ -207,8 +216,9 @@ def _number(value: Any, name: str) -> float:
     return float(array)
 
 
-def check_positive(value: Any, name: str) -> float:
+def check_positive(value: Any, name: str, way_out: str = "leave it out for none") -> float:
+    """Return a positive number; the way out is for what may be left out, others name their own, or none."""
     number = _number(value, name)
     if not (0 < number < math.inf):
-        raise InvalidInputError(f"{name} must be a positive finite number, got {value!r}: leave it out for none")
+        raise InvalidInputError(f"{name} must be a positive finite number, got {value!r}{way_out and ': '}{way_out}")
     return number

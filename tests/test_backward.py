@@ -239,6 +239,14 @@ def test_the_gradient_of_a_bias_is_summed_along_what_it_was_broadcast_along(shap
     assert found["bias"].shape == shape
 
 
+def test_a_bias_that_its_owner_has_repeated_has_the_gradient_of_each_of_its_numbers():
+    q, k, v = make(28, 40, 50, hq=2, hk=1)
+    bias = np.broadcast_to(np.random.default_rng(0).standard_normal((40, 1), dtype=np.float32), (2, 40, 50))
+    repeated, written = (assert_gradients_agree(q, k, v, bias=x)["bias"] for x in (bias, bias.copy()))
+    assert repeated.shape == (2, 40, 50)
+    assert same_bits(repeated, written)
+
+
 def test_only_what_is_asked_for_comes_back():
     q, k, v = make(9, 9, 11)
     out, lse = ruvattn.attention(q, k, v, return_lse=True)
@@ -321,6 +329,60 @@ def test_logits_beyond_the_dtype_leave_gradients_finite(dtype, large):
     found = ruvattn.attention_backward(out, q, k, v, out, np.nan_to_num(lse), wrt=QKV)
     assert all(np.isfinite(x).all() for x in found.values())
     assert_close(found["v"], reference.attention_backward(out, q, k, v, precision=np.longdouble)["v"], 1e-5)
+
+
+def test_rows_whose_logits_are_all_below_the_dtype_have_the_weights_of_the_forward_pass(build):
+    q, k, v = make(24, 7, 130, 1)
+    q, k = -np.abs(q) * np.float32(1e20) - np.float32(1e20), np.abs(k) * np.float32(1e20) + np.float32(1e20)
+    out, lse = ruvattn.attention(q, k, v, return_lse=True)
+    found = ruvattn.attention_backward(np.ones_like(out), q, k, v, out, lse)
+    assert_close(found["v"], reference.attention_backward(np.ones_like(out), q, k, v, precision=np.longdouble)["v"], 1e-5)
+    assert found["v"].sum() == pytest.approx(out.size)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+@pytest.mark.parametrize("way", ["few rows", "pairs"])
+def test_large_logits_of_rows_that_the_forward_pass_adds_up_in_another_order(build, way, size):
+    rows = 2 if way == "few rows" else 200
+    q, k, v = (x * np.float32(factor) for x, factor in zip(make(25, rows, 200, 64), (size, size, 1), strict=True))
+    options = {"bias": np.zeros((rows, 200), np.float32)}
+    if way == "pairs":
+        options["mask"] = ruvattn.SparseMatrixMask(scipy.sparse.csr_array(np.random.default_rng(0).random((rows, 200)) < 0.02))
+    out, lse = ruvattn.attention(q, k, v, return_lse=True, **options)
+    dout = upstream(out, lse)[0]
+    found = ruvattn.attention_backward(dout, q, k, v, out, lse, wrt=(*QKV, "bias"), **options)
+    expected = reference.attention_backward(dout, q, k, v, precision=np.longdouble, **options)
+    for name, gradient in found.items():
+        assert_close(gradient, expected[name], 1e-5 * max(1, np.abs(expected[name]).max()))
+
+
+def test_nan_beside_parts_that_go_by_strides_has_no_influence():
+    q, k, v = make(26, 60, 60, hq=2, hk=1)
+    v[:, 59] = 0
+    options = {"mask": ruvattn_sparse.Strided(7), "causal": True}
+    out, lse = ruvattn.attention(q, k, v, return_lse=True, **options)
+    dout, dlse = upstream(out, lse)
+    dout[:, 59] = 0
+    expected = ruvattn.attention_backward(dout, q, k, v, out, lse, dlse=dlse, **options)
+    v[:, 59] = np.nan
+    found = ruvattn.attention_backward(dout, q, k, v, out, lse, dlse=dlse, **options)
+    for name in QKV:
+        assert_close(found[name][:, :59], expected[name][:, :59], 1e-5 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize("bad", [np.nan, INF])
+def test_what_is_masked_has_no_influence_on_gradients_that_rows_share(bad):
+    q, k, v = make(27, 30, 40, hq=2, hk=1)
+    mask = np.random.default_rng(0).random((30, 40)) < 0.6
+    mask[:, 5], mask[7] = False, False
+    options = {"mask": mask, "bias": np.random.default_rng(1).standard_normal((30, 40), dtype=np.float32)}
+    wrt = (*QKV, "bias", "score.scale")
+    out, lse = ruvattn.attention(q, k, v, return_lse=True, **options)
+    expected = ruvattn.attention_backward(out, q, k, v, out, lse, wrt=wrt, **options)
+    q[:, 7], k[:, 5], v[:, 5] = bad, bad, bad
+    found = ruvattn.attention_backward(out, q, k, v, out, lse, wrt=wrt, **options)
+    for name in wrt:
+        assert_close(found[name], expected[name], 1e-5 * np.abs(expected[name]).max())
 
 
 # --- scores and aggregates ------------------------------------------------------------------------------------------------------
@@ -426,6 +488,19 @@ def test_inputs_may_have_any_strides_and_are_not_written():
     expected = ruvattn.attention_backward(*(np.ascontiguousarray(x) for x in given))
     assert all(same_bits(found[name], expected[name]) for name in QKV)
     assert all(np.array_equal(x, y) for x, y in zip(before, given, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["rows padded", "heads apart", "heads first"])
+def test_the_lse_may_have_any_strides(layout):
+    q, k, v = make(29, 20, 30, lead=(3,), hq=2, hk=2)
+    out, lse = ruvattn.attention(q, k, v, return_lse=True)
+    odd = {
+        "rows padded": np.pad(lse, ((0, 0), (0, 0), (0, 5)))[..., :20],
+        "heads apart": np.repeat(lse, 2, axis=1)[:, ::2],
+        "heads first": np.ascontiguousarray(lse.swapaxes(0, 1)).swapaxes(0, 1),
+    }[layout]
+    found, expected = (ruvattn.attention_backward(out, q, k, v, out, x) for x in (odd, lse))
+    assert all(same_bits(found[name], expected[name]) for name in QKV)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------------

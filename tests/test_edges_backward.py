@@ -325,6 +325,30 @@ def test_dots_of_finite_numbers_that_overflow(build, dtype, degrees):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_whose_logits_are_all_below_the_dtype_have_the_weights_of_the_forward_pass(build, dtype):
+    q, k, v = make(14, 5, 40, 1, 4, dtype=dtype)
+    large = q.dtype.type(np.finfo(dtype).max ** 0.51)
+    q, k = -np.abs(q) * large - large, np.abs(k) * large + large
+    indptr, indices = structure(3, [4, 0, 9, 40, 1], 40)
+    out, lse = edge_attention(q, k, v, indptr, indices, return_lse=True)
+    dout = np.ones_like(out)
+    found = edge_attention_backward(dout, q, k, v, indptr, indices, out, lse)
+    expected = reference.edge_attention_backward(dout, q, k, v, indptr, indices, precision=np.longdouble)
+    assert_close(found["v"], expected["v"], 1e-5)
+    assert expected["v"].any()
+
+
+def test_a_row_without_edges_that_is_nan_has_no_part_in_the_gradient_of_the_scale():
+    q, k, v = make(15, 5, 6)
+    indptr, indices = structure(3, [4, 0, 3, 2, 1], 6)
+    out, lse = edge_attention(q, k, v, indptr, indices, return_lse=True)
+    expected = edge_attention_backward(out, q, k, v, indptr, indices, out, lse, wrt=["score.scale"])
+    q[:, 1] = np.nan
+    found = edge_attention_backward(out, q, k, v, indptr, indices, out, lse, wrt=["score.scale"])
+    assert same_bits(found["score.scale"], expected["score.scale"])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_that_overflow_on_the_way_are_finite(build, dtype):
     shape = structure(22, [2, 0, 9, 300], 20)
     q, k, v = make(22, 4, 20, 6, 3, dtype=dtype)

@@ -474,3 +474,35 @@ def test_rows_that_see_nothing_by_position_ask_nothing_of_a_score_in_numpy():
     out = ruvattn.attention(q, k, k, **options)
     np.testing.assert_array_equal(out, reference.attention(q, k, k, **options))
     assert not out.any()
+
+
+# --- domains of parameters --------------------------------------------------------------------------------------------------------
+
+
+class Halves(ruvattn.Score):
+    """dots / half, of a number that may not be 0."""
+
+    domains = {"half": (0.0, 8.0)}
+
+    def __init__(self, half):
+        self.params = {"half": half}
+
+    def logits(self, t):
+        return t.dots[0] / t.params["half"]
+
+
+@pytest.mark.parametrize("half", [0.0, 8.0, -1.0, 9, np.float32(0), np.array([1.0, 0.0]), [8.5, 1.0]], ids=str)
+def test_a_parameter_outside_of_its_domain_is_named_with_its_value(half):
+    x = np.ones((2, 3, 4))
+    wrong = float(np.ravel(half)[~((np.ravel(half) > 0) & (np.ravel(half) < 8))][0])
+    message = rf"^half must be in the open interval \(0, 8\) for Halves, got {wrong}"
+    with pytest.raises(InvalidInputError, match=message):
+        ruvattn.attention(x, x, x, score=Halves(half))
+    with pytest.raises(InvalidInputError, match=message):
+        ruvattn.attention_backward(x, x, x, x, x, x[..., 0], score=Halves(half))
+
+
+@pytest.mark.parametrize("half", [5e-324, 7.999, 3, np.array([1.0, 2.0])], ids=str)
+def test_a_parameter_in_its_domain_is_taken(half):
+    x = np.zeros((2, 3, 4))
+    ruvattn.attention(x, x, x, score=Halves(half))

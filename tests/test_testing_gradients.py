@@ -218,7 +218,7 @@ BROKEN_PARTS = {
         broken(Powers, values_vjp=lambda self, v, dvalues: Powers.values_vjp(self, v, dvalues) * (1.01 if v.dtype == np.float32 else 1)),
     ],
     "masked_has_no_influence_on_aggregate_gradients": [
-        broken(Powers, values_params_vjp=lambda self, v, dvalues: {}, values_vjp=lambda self, v, dvalues: 1.5 * v**0.5 * (dvalues + 1e-3)),
+        broken(Powers, values=lambda self, v: Powers.values(self, v) * (1 if np.isfinite(v).all() else 1.01)),
     ],
 }  # fmt: skip
 

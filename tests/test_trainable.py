@@ -254,6 +254,15 @@ def test_the_context_of_another_instance_is_refused(cached):
     other.backward(out, context)
 
 
+@pytest.mark.parametrize("way", [lambda context: pickle.loads(pickle.dumps(context)), copy.copy], ids=["pickled", "copied"])
+def test_a_pickled_context_of_another_class_is_refused(way):
+    layer = ruvattn.create("standard", embed_dim=WIDTH)
+    x = arrays_for(layer)[0]
+    out, context = layer.forward_with_context(x)
+    with pytest.raises(InvalidInputError, match="^context must be of a call of this MultiHeadAttention"):
+        ruvattn.create("multihead", embed_dim=WIDTH).backward(out, way(way(context)))
+
+
 def test_a_pickled_context_goes_back_with_the_variant_that_it_is_given():
     layer = layer_of("multihead")
     out, context = layer.forward_with_context(*arrays_for(layer))
@@ -536,6 +545,7 @@ def test_the_configuration_makes_a_variant_that_learns_the_same():
         (["score.sigma"], r"^learn must name parameters, got 'score.sigma'"),
         (["scale", "score.scale"], r"^learn must name each parameter once, got 'score.scale' again"),
         (["sinks", "sinks"], r"^learn must name each parameter once"),
+        (["aggregate.curvature"], r"^learn must not name 'aggregate.curvature': the parameters of an aggregate are not learned by themselves"),
     ],
 )
 def test_what_cannot_be_learned_is_named(learn, message):
@@ -664,6 +674,89 @@ def test_a_step_beyond_all_numbers_is_taken_back():
     assert_same_values(layer, before)
 
 
+def test_a_step_that_is_taken_back_leaves_the_optimiser_where_it_was():
+    layer, _ = trained()
+    other = pickle.loads(pickle.dumps(layer))
+    other.keep_gradients(trained()[1].params)
+    optimizer, untouched = SGD(1e308, momentum=0.9), SGD(0.01, momentum=0.9)
+    before = values(layer)
+    layer.parameters()["W_q"][0, 0] = before["W_q"][0, 0] = 1.7e308
+    gradients = {name: np.full_like(array, -10.0) for name, array in layer.parameters().items()}
+    layer.keep_gradients(gradients)
+    with pytest.raises(InvalidInputError, match="would not be finite after this step"):
+        layer.update_parameters(optimizer)
+    assert_same_values(layer, before)
+    assert optimizer.steps == 0
+    other.parameters()["W_q"][0, 0] = 1.7e308
+    for one, its in ((layer, optimizer), (other, untouched)):
+        its.learning_rate = 0.01
+        one.keep_gradients(gradients)
+        one.update_parameters(its)
+    assert_same_values(layer, values(other))
+
+
+class Strict(HeadwiseAttention):
+    def check_parameters(self, parameters):
+        raise InvalidInputError(f"there is no way to {sorted(parameters)}")
+
+
+@pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.5), lambda: Descent(rate=0.125)], ids=["ours", "another's"])
+def test_a_variant_may_refuse_what_a_step_leads_to(make, monkeypatch):
+    layer, _ = trained()
+    before, optimizer = values(layer), make()
+    monkeypatch.setattr(type(layer), "check_parameters", Strict.check_parameters)
+    with pytest.raises(InvalidInputError, match="no way to .*'W_k'"):
+        layer.update_parameters(optimizer)
+    assert_same_values(layer, before)
+    assert getattr(optimizer, "steps", 0) == 0
+
+
+class Descent:
+    """Changes arrays in place, and assigns them."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def step(self, parameters, gradients):
+        for name in parameters:
+            parameters[name] -= self.rate * gradients[name]
+
+
+class Rebinding:
+    """Changes the mapping, and no array."""
+
+    def step(self, parameters, gradients):
+        for name in parameters:
+            parameters[name] = parameters[name] - gradients[name]
+
+
+def test_an_optimiser_that_changes_the_mapping_instead_of_arrays_is_named():
+    layer, _ = trained()
+    before = values(layer)
+    with pytest.raises(InvalidInputError, match="the step of Rebinding has put another array in the place of parameter 'W_"):
+        layer.update_parameters(Rebinding())
+    assert_same_values(layer, before)
+
+
+def test_an_optimiser_may_assign_what_it_has_changed_in_place():
+    layer, found = trained()
+    before = values(layer)
+    layer.update_parameters(Descent(0.125))
+    for name, array in layer.parameters().items():
+        np.testing.assert_allclose(array, before[name] - 0.125 * found.params[name], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [({"W_q": None}, "the gradient of parameter 'W_q' must be an array, got None"), (None, "gradients must be a mapping of names to arrays")],
+    ids=["entry", "mapping"],
+)
+def test_gradients_that_are_none_are_named(gradients, message):
+    layer, _ = trained()
+    with pytest.raises(InvalidInputError, match=message):
+        layer.keep_gradients(gradients)
+
+
 @pytest.mark.parametrize("optimizer", [None, 0.1, "sgd"])
 def test_what_is_no_optimiser_is_refused(optimizer):
     layer, _ = trained()
@@ -705,7 +798,7 @@ def test_a_checkpoint_says_what_makes_its_variant(tmp_path):
         (lambda: ruvattn.create("multihead", embed_dim=8, num_heads=2), r"is of a variant with num_heads 2, and this one has 4"),
         (
             lambda: ruvattn.create("multihead", embed_dim=8, num_heads=4, dtype="float64", bias=True, learn=("scale",)),
-            r"'W_k' with shape \(8, 8\), and the model's is \(8, 4\)",
+            r"is of a variant with num_kv_heads None, and this one has 2",
         ),
         (lambda: ruvattn.create("multihead", embed_dim=8, num_heads=4, num_kv_heads=2, dtype="float64", bias=True), r"has no array 'scale'"),
     ],
@@ -717,6 +810,58 @@ def test_a_checkpoint_of_another_variant_is_refused_and_changes_nothing(tmp_path
     with pytest.raises(CheckpointError, match=message):
         layer.load_checkpoint(tmp_path / "layer")
     assert_same_values(layer, before)
+
+
+@pytest.mark.parametrize(
+    ("saved", "own", "message"),
+    [
+        ({"score": "positional-tests"}, {}, "score 'positional-tests', and this one has 'dot'"),
+        ({}, {"causal": True}, "causal False, and this one has True"),
+        ({"window": (2, -1)}, {"window": (3, -1)}, r"window \[2, -1\], and this one has \[3, -1\]"),
+        ({"softcap": 3.0}, {}, "softcap 3.0, and this one has None"),
+        ({"aggregate": "powers-tests"}, {}, "aggregate 'powers-tests', and this one has 'weighted-sum'"),
+        ({"score_options": {"sigma": 2.0}}, {}, r"score_options {'sigma': 2.0}, and this one has {}"),
+        ({"later": "on"}, {}, "later 'on', and this one has None"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_would_mean_something_else_is_refused_and_changes_nothing(tmp_path, saved, own, message):
+    layer = ruvattn.create("multihead", embed_dim=WIDTH, seed=1, **own)
+    before = values(layer)
+    config = ruvattn.create("multihead", embed_dim=WIDTH).config.to_dict()
+    config["options"] = {**config["options"], **saved}
+    save_arrays(tmp_path / "layer", ruvattn.create("multihead", embed_dim=WIDTH).parameters(), {"kind": "attention", "config": config})
+    with pytest.raises(CheckpointError, match=f"is of a variant with {message}: create one like it"):
+        layer.load_checkpoint(tmp_path / "layer")
+    assert_same_values(layer, before)
+
+
+@pytest.mark.parametrize(
+    ("saved", "own"),
+    [
+        ({"seed": 3}, {"seed": 4}),
+        ({"dropout_rate": 0.5}, {"output_dropout": 0.25}),
+        ({"check_finite": False}, {"max_keys": 7}),
+        ({"learn": ("scale", "sinks"), "scale": 2.0}, {"learn": ("sinks", "scale"), "scale": 3.0}),
+        ({"learn": ("score.scale",), "scale": 2.0}, {"learn": ("score.scale",)}),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_may_differ_in_what_its_parameters_do_not_mean(tmp_path, saved, own):
+    layer = ruvattn.create("multihead", embed_dim=WIDTH, **saved)
+    layer.save_checkpoint(tmp_path / "layer")
+    other = ruvattn.create("multihead", embed_dim=WIDTH, **own)
+    other.load_checkpoint(tmp_path / "layer")
+    assert_same_values(other, values(layer))
+
+
+def test_an_option_that_a_checkpoint_does_not_know_of_has_to_be_off(tmp_path):
+    config = ruvattn.create("standard", embed_dim=WIDTH).config.to_dict()
+    del config["options"]["causal"]
+    save_arrays(tmp_path / "layer", {}, {"kind": "attention", "config": config})
+    ruvattn.create("standard", embed_dim=WIDTH).load_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="is of a variant with causal None, and this one has True"):
+        ruvattn.create("standard", embed_dim=WIDTH, causal=True).load_checkpoint(tmp_path / "layer")
 
 
 def test_a_checkpoint_with_numbers_that_are_none_is_refused_and_changes_nothing(tmp_path):

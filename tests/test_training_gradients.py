@@ -139,6 +139,12 @@ def test_the_mean_of_one_is_it_to_the_bit():
     assert_same(accumulator.mean(), gradients())
 
 
+def test_the_smallest_number_stays_in_the_mean():
+    accumulator = GradientAccumulator()
+    accumulator.add({"a": np.array([5e-324])}, weight=32)
+    assert accumulator.mean()["a"] == 5e-324
+
+
 def test_after_reset_it_starts_again():
     accumulator = GradientAccumulator()
     accumulator.add(gradients(0))
@@ -152,6 +158,36 @@ def test_narrow_gradients_are_summed_in_float32():
     for _ in range(3000):
         accumulator.add({"a": np.ones(1, np.float16)})
     assert accumulator.mean()["a"] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_mean_of_the_largest_numbers_is_finite(dtype):
+    largest, accumulator = np.finfo(dtype).max, GradientAccumulator()
+    for sign in (1, 1, -1):
+        accumulator.add({"a": np.array([largest, sign * largest, 1.0], dtype)}, weight=7)
+    np.testing.assert_allclose(accumulator.mean()["a"], np.array([largest, largest / 3, 1.0], dtype), rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("weights", [(1e308, 1e308), (1e-300, 1e-300), (1e-30, 1e-30)])
+def test_weights_of_any_size_give_a_mean(weights):
+    accumulator = GradientAccumulator()
+    for weight, value in zip(weights, (1.0, 3.0), strict=True):
+        accumulator.add({"a": np.array([value], np.float32)}, weight)
+    np.testing.assert_allclose(accumulator.mean()["a"], 2.0, rtol=1e-6)
+
+
+def test_a_weight_beyond_all_others_makes_them_vanish():
+    accumulator = GradientAccumulator()
+    for weight, value in ((1e-300, 5.0), (1e300, 3.0), (1e-300, 5.0)):
+        accumulator.add({"a": np.array([value], np.float32)}, weight)
+    assert accumulator.mean()["a"] == 3
+
+
+def test_the_mean_of_zeros_is_zero():
+    accumulator = GradientAccumulator()
+    for weight in (1.0, 2.0, 1e300):
+        accumulator.add({"a": np.zeros(3)}, weight)
+    assert not accumulator.mean()["a"].any()
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -200,11 +200,128 @@ def test_a_gradient_that_hardly_changes_does_not_make_a_centred_variance_negativ
 
 @every_optimizer
 def test_warnings_made_into_errors_stop_no_step(make):
-    parameters = {"x": np.array([1.0, 1e300]), "y": np.ones(2)}
+    parameters = {"x": np.array([1.0, 1e150]), "y": np.ones(2)}
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         make().step(parameters, {"x": np.array([1e-310, 0.0]), "y": np.ones(2)})
     assert (parameters["y"] != 1).all()
+
+
+def assert_same_state(optimizer, before):
+    after = optimizer.state_dict()
+    assert {**after, "slots": None} == {**before, "slots": None}
+    for slot, arrays in before["slots"].items():
+        assert_unchanged(after["slots"][slot], arrays)
+
+
+@every_optimizer
+def test_a_step_beyond_all_numbers_leaves_parameters_and_state(make):
+    parameters, optimizer = model(np.float32), make()
+    optimizer.step(parameters, random_gradients(parameters, 0))
+    before, state = copies(parameters), optimizer.state_dict()
+    optimizer.learning_rate = 1e300
+    with pytest.raises(InvalidInputError, match="parameter 'weight' would not be finite after this step, and nothing was changed"):
+        optimizer.step(parameters, random_gradients(parameters, 1))
+    assert_unchanged(parameters, before)
+    optimizer.learning_rate = state["learning_rate"]
+    assert_same_state(optimizer, state)
+
+
+def test_the_last_parameter_that_does_not_come_out_keeps_the_first_from_changing():
+    parameters = {"a": np.ones(3), "b": np.full(3, 1e308)}
+    optimizer = SGD(1e5, momentum=0.9)
+    with pytest.raises(InvalidInputError, match="parameter 'b' would not be finite"):
+        optimizer.step(parameters, {"a": np.ones(3), "b": np.full(3, -1e304)})
+    assert (parameters["a"] == 1).all()
+    assert optimizer.steps == 0
+
+
+def for_many_steps(optimizer, parameters, count):
+    for _ in range(count):
+        optimizer.step(parameters, {"x": np.full(2, 9e35, np.float32)})
+
+
+def test_a_momentum_beyond_all_numbers_is_refused_and_the_next_step_is_a_usual_one():
+    parameters, optimizer = {"x": np.zeros(2, np.float32)}, SGD(1e-6, momentum=0.999)
+    for_many_steps(optimizer, parameters, 400)
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="the 'momentum' kept of parameter 'x' would not be finite"):
+            for_many_steps(optimizer, parameters, 200)
+    assert np.isfinite(optimizer.state_dict()["slots"]["momentum"]["x"]).all()
+    optimizer.step(parameters, {"x": np.zeros(2, np.float32)})
+    assert np.isfinite(parameters["x"]).all()
+
+
+def test_a_parameter_that_is_narrow_is_kept_within_its_own_dtype():
+    parameters, optimizer = {"x": np.full(2, 6e4, np.float16)}, SGD(1.0)
+    with pytest.raises(InvalidInputError, match="parameter 'x' would not be finite"):
+        optimizer.step(parameters, {"x": np.full(2, -1e4, np.float16)})
+    assert (parameters["x"] == np.float16(6e4)).all()
+
+
+def test_a_parameter_that_is_not_finite_before_a_step_is_named():
+    with pytest.raises(InvalidInputError, match=r"parameter 'x' must be finite before a step, got nan at index \(1,\)"):
+        SGD(0.1).step({"x": np.array([0.0, math.nan])}, {"x": np.ones(2)})
+
+
+class Failing(SGD):
+    """SGD whose second piece fails."""
+
+    count = 0
+
+    def update(self, p, g, slots, work, rate):
+        super().update(p, g, slots, work, rate)
+        self.count += 1
+        if self.count == 2:
+            raise RuntimeError("no more")
+
+
+def test_an_update_that_fails_leaves_everything():
+    parameters, optimizer = {"a": np.zeros(3), "b": np.zeros(3)}, Failing(1.0, momentum=0.5)
+    with pytest.raises(RuntimeError, match="no more"):
+        optimizer.step(parameters, {"a": np.ones(3), "b": np.ones(3)})
+    assert not parameters["a"].any()
+    assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_a_check_sees_what_comes_out_and_may_refuse_it(dtype):
+    seen, parameters, optimizer = {}, {"x": np.ones(2, dtype)}, SGD(1.0, momentum=0.5)
+
+    def check(found):
+        seen.update(found)
+        raise ValueError("out of range")
+
+    with pytest.raises(ValueError, match="out of range"):
+        optimizer.step(parameters, {"x": np.full(2, 3, dtype)}, check=check)
+    assert seen["x"].dtype == dtype
+    assert (seen["x"] == -2).all()
+    assert not seen["x"].flags.writeable
+    assert (parameters["x"] == 1).all()
+    assert optimizer.steps == 0
+
+
+def test_a_parameter_of_two_names_takes_both_steps():
+    x = np.zeros((2, 3)).T
+    SGD(1.0).step({"a": x, "b": x}, {"a": np.ones((3, 2)), "b": np.full((3, 2), 2.0)})
+    assert (x == -3).all()
+
+
+def test_parameters_that_share_part_of_their_memory_are_an_error():
+    x = np.zeros(4)
+    with pytest.raises(InvalidInputError, match="parameters 'a' and 'b' share part of their memory"):
+        SGD(1.0).step({"a": x[:3], "b": x[2:]}, {"a": np.ones(3), "b": np.ones(2)})
+    SGD(1.0).step({"a": x[::2], "b": x[1::2]}, {"a": np.ones(2), "b": np.ones(2)})
+    assert (x == -1).all()
+
+
+def test_a_shallow_copy_has_a_state_of_its_own():
+    optimizer, parameters = SGD(1.0, momentum=0.5), {"x": np.zeros(2)}
+    optimizer.step(parameters, {"x": np.ones(2)})
+    other = copy.copy(optimizer)
+    for _ in range(2):
+        optimizer.step(parameters, {"x": np.ones(2)})
+    assert (other.state_dict()["slots"]["momentum"]["x"] == 1).all()
 
 
 def test_empty_parameters_are_no_trouble():
@@ -226,6 +343,11 @@ def test_a_learning_rate_that_is_not_positive_is_an_error(rate):
     with pytest.raises(InvalidInputError, match="learning_rate"):
         optimizer.learning_rate = rate
     assert optimizer.learning_rate == 0.1
+
+
+def test_a_learning_rate_of_zero_is_told_what_to_do_instead():
+    with pytest.raises(InvalidInputError, match=r"learning_rate must be a positive finite number, got 0: leave out of the parameters"):
+        SGD(0)
 
 
 def test_a_schedule_is_asked_with_the_number_of_steps_taken():
@@ -481,6 +603,10 @@ BAD_STATES = {
     "unknown slot": (lambda s: {**s, "slots": {**s["slots"], "third": {"bias": np.zeros(4)}}}, "has no use for 'third' of parameter 'bias'"),
     "slot shape": (lambda s: {**s, "slots": {**s["slots"], "first": {**s["slots"]["first"], "bias": np.zeros(9)}}}, r"'first' of parameter 'bias'"),
     "slot NaN": (lambda s: {**s, "slots": {**s["slots"], "first": {**s["slots"]["first"], "bias": np.full(4, math.nan)}}}, "not finite"),
+    "negative square": (
+        lambda s: {**s, "slots": {**s["slots"], "second": {**s["slots"]["second"], "bias": np.full(4, -1e-9)}}},
+        "'second' of parameter 'bias' with negative entries",
+    ),
     "dtype": (lambda s: {**s, "parameters": {**s["parameters"], "bias": [[4], "int64"]}}, "no dtype 'int64'"),
     "parameters": (change_state(parameters=[1]), "can't be read"),
 }
@@ -493,10 +619,7 @@ def test_a_bad_state_is_an_error_and_nothing_has_changed(change, message):
     before = optimizer.state_dict()
     with pytest.raises(InvalidInputError, match=message):
         optimizer.load_state_dict(change(optimizer.state_dict()))
-    after = optimizer.state_dict()
-    assert {**after, "slots": None} == {**before, "slots": None}
-    for slot, arrays in before["slots"].items():
-        assert_unchanged(after["slots"][slot], arrays)
+    assert_same_state(optimizer, before)
 
 
 def test_the_state_of_another_model_is_named_at_once_where_the_parameters_are_given():

@@ -208,6 +208,33 @@ def test_the_best_is_put_back_at_the_last_epoch_too():
     assert trainer.parameters["x"] == 2
 
 
+@pytest.mark.parametrize("saved_between", [False, True])
+def test_two_calls_with_patience_do_what_one_does(tmp_path, saved_between):
+    values = [5, 3, 4, 3.5, 6, 2.5]
+    whole = stopping(values, patience=5)
+    whole.fit([0], epochs=6)
+    parts = stopping(values[:3], patience=5)
+    parts.fit([0], epochs=3)
+    assert parts.parameters["x"] == 2
+    rest = stopping(values[3:], patience=5) if saved_between else parts
+    if saved_between:
+        parts.save(tmp_path / "run")
+        rest.resume(tmp_path / "run")
+        assert rest.parameters["x"] == 2
+    else:
+        rest.validate = iter(values[3:]).__next__
+    rest.fit([0], epochs=6)
+    assert rest.history == whole.history
+    assert rest.parameters["x"] == whole.parameters["x"] == 6
+
+
+def test_a_call_for_no_more_epochs_leaves_the_best_parameters():
+    trainer = stopping([5, 3, 4], patience=3)
+    trainer.fit([0], epochs=3)
+    trainer.fit([0], epochs=3)
+    assert trainer.parameters["x"] == 2
+
+
 def test_without_patience_the_last_parameters_stay():
     trainer = stopping([5, 3, 4])
     trainer.fit([0], epochs=3)
@@ -296,7 +323,11 @@ def test_parameters_that_went_beyond_all_numbers_are_named_and_leave_the_checkpo
     )  # fmt: skip
     trainer.fit([0], epochs=2)
     before = (tmp_path / "run").read_bytes()
-    with pytest.raises(InvalidInputError, match="parameter 'x' must be finite, got -inf at index .0,.: after epoch 2"):
+    with pytest.raises(InvalidInputError, match="parameter 'x' would not be finite after this step"):
+        trainer.fit([0], epochs=3)
+    trainer.validate = lambda: parameters["x"].fill(-math.inf)  # whatever else may write to them
+    trainer.optimizer.learning_rate = 1.0
+    with pytest.raises(InvalidInputError, match="must be a number, got None"):
         trainer.fit([0], epochs=3)
     with pytest.raises(InvalidInputError, match="parameter 'x' must be finite"):
         trainer.save(tmp_path / "run")

@@ -1,27 +1,31 @@
 """The base class of optimisers: steps that are taken in place, all or nothing, with nothing allocated after the first.
 
-    step(parameters, gradients) ──► check all ──► bind, at the first step ──► piece by piece: update(p, g, slots, work, …)
+    step(parameters, gradients) ──► check all ──► bind, at the first step ──► piece by piece: update(p, g, slots, work, …) ──► all finite? written
                                     names, shapes,      slots (momenta, …)    16,384 numbers at a time, so that a piece and
                                     dtypes, finite      and scratch           all that belongs to it stay in the cache
+
+New parameters and new slots are made beside those that they follow, in arrays that are kept: what can't be gone to leaves nothing behind.
 
 A subclass says which slots it keeps for each parameter and how one piece is updated; the rest is here.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import InvalidInputError, UnsupportedError
 from ..projection import compute_dtype
-from ..validation import COMPUTE_DTYPES, NATIVE_DTYPES, as_numbers, check_int, check_positive
+from ..validation import COMPUTE_DTYPES, as_numbers, check_int, check_positive, first_nonfinite, overlap
 from .checks import check_gradient, check_names, check_nonnegative, check_parameters
 
 __all__ = ["Kept", "Optimizer", "Schedule", "pieces"]
@@ -30,6 +34,8 @@ PIECE = 16_384
 """How many numbers of a parameter are updated at a time."""
 
 Schedule = Callable[[int], float]
+
+_NO_RATE = "leave out of the parameters what is not to be trained; a schedule may return 0"
 
 # Of a gradient that float32, or float64, holds; itself, or its square.
 _LARGEST = {(False, False): 1e36, (False, True): 1e18, (True, False): 1e304, (True, True): 1e152}
@@ -43,14 +49,16 @@ class Kept:
     dtype: np.dtype[Any]
     slots: dict[str, np.ndarray]
     address: int | None = None  # None: restored from a state, and not seen yet
-    copies: dict[str, np.ndarray] = field(default_factory=dict)  # contiguous ones of parameters and gradients that are not
+    gradient: np.ndarray | None = None  # a contiguous copy of one that is not
+    new: np.ndarray = field(default_factory=lambda: np.empty(0))  # the parameter after the step, contiguous, in the dtype that it is computed in
+    new_slots: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Optimizer(ABC):
     """What takes steps: learning rate, state, and the checks of each step.
 
     Not to be shared between threads, and one for each model: it remembers parameters by their names and by where they are in memory. float16 and
-    bfloat16 parameters are computed in float32, and so is what is kept of them.
+    bfloat16 parameters are computed in float32, and so is what is kept of them. It holds scratch of the size of both.
 
     Parameters
     ----------
@@ -76,7 +84,7 @@ class Optimizer(ABC):
         self.weight_decay = check_nonnegative(weight_decay, "weight_decay")
         self.steps = 0
         self._kept: dict[str, Kept] | None = None
-        self._scratch: dict[np.dtype[Any], tuple[np.ndarray, np.ndarray]] = {}
+        self._scratch: dict[np.dtype[Any], tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
 
     # --- what a subclass says -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +95,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, p: np.ndarray, g: np.ndarray, slots: dict[str, np.ndarray], work: np.ndarray, rate: float) -> None:
-        """Update a piece of a parameter in place.
+        """Update a piece of a parameter in place; it and its slots are copies, which count if the whole step comes out finite.
 
         Parameters
         ----------
@@ -111,6 +119,9 @@ class Optimizer(ABC):
     squares = False
     """Whether the squares of gradients are taken: those that would overflow are refused then."""
 
+    nonnegative: ClassVar[frozenset[str]] = frozenset()
+    """Slots that hold no negative numbers, such as second moments: states that have some there are refused."""
+
     # --- learning rate ------------------------------------------------------------------------------------------------------------
 
     @property
@@ -120,7 +131,7 @@ class Optimizer(ABC):
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
-        self._learning_rate: float | Schedule = value if callable(value) else check_positive(value, "learning_rate")
+        self._learning_rate: float | Schedule = value if callable(value) else check_positive(value, "learning_rate", _NO_RATE)
 
     @property
     def current_learning_rate(self) -> float:
@@ -136,21 +147,32 @@ class Optimizer(ABC):
 
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
-    def step(self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> None:
-        """Take a step: change the parameters in place.
+    def step(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray],
+        *,
+        check: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+    ) -> None:
+        """Take a step: change the parameters in place, all of them or, where one would not be finite, none.
 
         Parameters
         ----------
         parameters : mapping of str to ndarray
-            float32, float64, float16 or bfloat16; writable, of any strides. The same ones at each step.
+            float32, float64, float16 or bfloat16; writable, of any strides. The same ones at each step. One may have several names; its gradients
+            are taken one after the other then.
         gradients : mapping of str to ndarray
             One for each parameter, in its shape, of a floating dtype. Not written to.
+        check : callable, optional
+            Called with the parameters by name as they would be after the step, read-only, before anything is written. What it raises comes out of
+            this method, and nothing has changed.
 
         Raises
         ------
         InvalidInputError
             If a gradient is missing, unknown, not of a floating dtype, NaN, infinite or too large to be squared, if a parameter can't be written, or
-            if the parameters are others than those of the step before. Nothing has changed then.
+            if the parameters are others than those of the step before; if a parameter, or what is kept of it, would not be finite after the step.
+            Nothing has changed then.
         DimensionMismatchError
             If a gradient hasn't the shape of its parameter. Nothing has changed then.
         """
@@ -165,7 +187,7 @@ class Optimizer(ABC):
             for name, p in parameters.items():
                 self._prepare(kept[name], p, gradients[name])
             with np.errstate(all="ignore"), _uninterrupted():  # or a warning made into an error, or Ctrl-C, would stop halfway
-                self._apply(parameters, gradients, kept, rate)
+                self._apply(parameters, gradients, kept, rate, check)
         except Exception:
             if first:
                 self._kept = None
@@ -176,33 +198,74 @@ class Optimizer(ABC):
         self.steps = 0
         self._kept = None
 
-    def _apply(self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray], kept: dict[str, Kept], rate: float) -> None:
+    def _apply(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray],
+        kept: dict[str, Kept],
+        rate: float,
+        check: Callable[[Mapping[str, np.ndarray]], None] | None,
+    ) -> None:
         """Change the parameters. What may go wrong here does so before the first is written."""
+        latest: dict[int, np.ndarray] = {}  # by address: one that has two names takes its second step from where the first has led
         self.steps += 1
+        try:
+            for name, p in parameters.items():
+                self._compute(name, latest.get(_address(p), p), gradients[name], kept[name], rate)
+                if p.size:
+                    latest[_address(p)] = kept[name].new
+            if check is not None:
+                check(MappingProxyType({name: _read_only(kept[name].new, p.dtype) for name, p in parameters.items()}))
+        except BaseException:
+            self.steps -= 1
+            raise
         for name, p in parameters.items():
-            self._update_whole(p, gradients[name], kept[name], rate)
+            entry = kept[name]
+            np.copyto(p, entry.new, casting="unsafe")  # bfloat16's own casts are not declared safe
+            entry.slots, entry.new_slots = entry.new_slots, entry.slots
 
-    def _update_whole(self, p: np.ndarray, gradient: np.ndarray, kept: Kept, rate: float) -> None:
-        target = kept.copies.get("parameter")
-        if target is None:
-            target = p
+    def _compute(self, name: str, p: np.ndarray, gradient: np.ndarray, kept: Kept, rate: float) -> None:
+        """Make the new parameter and its new slots."""
+        flat = kept.new.reshape(-1)
+        if p.flags.c_contiguous:
+            old = p.reshape(-1)
         else:
-            np.copyto(target, p, casting="unsafe")  # bfloat16's own casts are not declared safe
-        source = kept.copies.get("gradient")
+            np.copyto(kept.new, p, casting="unsafe")
+            old = flat
+        source = kept.gradient
         if source is None:
             source = gradient
         else:
             np.copyto(source, gradient, casting="unsafe")
-        flat, flat_gradient = target.reshape(-1), source.reshape(-1)
-        slots = {name: array.reshape(-1) for name, array in kept.slots.items()}
-        mine, work = self._scratch[target.dtype]
+        flat_gradient = source.reshape(-1)
+        slots = {slot: (array.reshape(-1), kept.new_slots[slot].reshape(-1)) for slot, array in kept.slots.items()}
+        mine, work, narrow = self._scratch[kept.dtype]
         for piece in pieces(flat.size):
             length = piece.stop - piece.start
-            g = mine[:length]
-            np.copyto(g, flat_gradient[piece], casting="unsafe")
-            self.update(flat[piece], g, {name: array[piece] for name, array in slots.items()}, work[:length], rate)
-        if target is not p:
-            np.copyto(p, target, casting="unsafe")
+            np.copyto(mine[:length], flat_gradient[piece], casting="unsafe")
+            if old is not flat:
+                np.copyto(flat[piece], old[piece], casting="unsafe")
+            new_slots = {}
+            for slot, (before, after) in slots.items():
+                new_slots[slot] = after[piece]
+                np.copyto(new_slots[slot], before[piece])
+            self.update(flat[piece], mine[:length], new_slots, work[:length], rate)
+            found = flat[piece]
+            if narrow is not None:  # what float32 holds may be beyond float16
+                found = narrow[:length]
+                np.copyto(found, flat[piece], casting="unsafe")
+            for slot, array in new_slots.items():  # first: a parameter follows from them
+                if first_nonfinite(array):
+                    self._refuse(name, p, f"the {slot!r} kept of parameter {name!r}")
+            if first_nonfinite(found):
+                self._refuse(name, p, f"parameter {name!r}")
+
+    def _refuse(self, name: str, p: np.ndarray, what: str) -> None:
+        """Raise as a step doesn't come out finite."""
+        bad = first_nonfinite(p)
+        if bad:
+            raise InvalidInputError(f"parameter {name!r} must be finite before a step, got {bad}: nothing was changed")
+        raise InvalidInputError(f"{what} would not be finite after this step, and nothing was changed: a smaller learning rate or gradient may help")
 
     def _decay(self, p: np.ndarray, g: np.ndarray, work: np.ndarray, rate: float) -> None:
         if self.weight_decay:
@@ -214,6 +277,8 @@ class Optimizer(ABC):
 
     def _bound(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Kept]:
         """Return what is kept of each parameter; made at the first step."""
+        if self._kept is None or any(kept.address is None for kept in self._kept.values()):
+            _check_apart(parameters)
         if self._kept is None:
             self._kept = {name: Kept(p.shape, p.dtype, self._make_slots(name, p), _address(p)) for name, p in parameters.items()}
             return self._kept
@@ -240,14 +305,18 @@ class Optimizer(ABC):
     def _prepare(self, kept: Kept, p: np.ndarray, gradient: np.ndarray) -> None:
         """Make the scratch that a step will need, where it isn't there yet."""
         dtype = compute_dtype(p.dtype)
-        if dtype not in self._scratch:
-            self._scratch[dtype] = (np.empty(PIECE, dtype), np.empty(PIECE, dtype))
-        if "parameter" not in kept.copies and not (p.flags.c_contiguous and p.flags.aligned and p.dtype in NATIVE_DTYPES):
-            kept.copies["parameter"] = np.empty(p.shape, dtype)
+        if p.dtype not in self._scratch:
+            narrow = np.empty(PIECE, p.dtype) if p.dtype.itemsize < dtype.itemsize else None
+            self._scratch[p.dtype] = (np.empty(PIECE, dtype), np.empty(PIECE, dtype), narrow)
+        if kept.new.shape != p.shape or kept.new.dtype != dtype:
+            kept.new = np.empty(p.shape, dtype)
+        for slot, array in kept.slots.items():
+            if slot not in kept.new_slots:
+                kept.new_slots[slot] = np.empty_like(array)
         if gradient.flags.c_contiguous:
-            kept.copies.pop("gradient", None)
-        elif "gradient" not in kept.copies:
-            kept.copies["gradient"] = np.empty(p.shape, dtype)
+            kept.gradient = None
+        elif kept.gradient is None:
+            kept.gradient = np.empty(p.shape, dtype)
 
     # --- state --------------------------------------------------------------------------------------------------------------------
 
@@ -307,7 +376,7 @@ class Optimizer(ABC):
         for name, (shape, dtype) in described.items():
             like = np.broadcast_to(np.zeros((), dtype), shape)  # what the parameter was, without its memory
             kept[name] = Kept(shape, dtype, other._make_slots(name, like))
-        _fill(kept, slots, way_out)
+        _fill(kept, slots, other.nonnegative, way_out)
         if parameters is not None and kept:
             check_parameters(parameters)
             other._check_model(parameters, kept)
@@ -315,8 +384,10 @@ class Optimizer(ABC):
         self.__dict__.update(other.__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy starts from: it may be for a copy of the parameters, and has scratch of its own."""
-        kept = None if self._kept is None else {name: Kept(e.shape, e.dtype, e.slots) for name, e in self._kept.items()}
+        """Return what a copy starts from: it may be for a copy of the parameters, and has slots and scratch of its own."""
+        kept = None
+        if self._kept is not None:
+            kept = {name: Kept(e.shape, e.dtype, {slot: array.copy() for slot, array in e.slots.items()}) for name, e in self._kept.items()}
         return {**self.__dict__, "_kept": kept, "_scratch": {}}
 
     def _with_options(self, rate: float | Schedule, options: dict[str, Any]) -> Optimizer:
@@ -328,7 +399,7 @@ class Optimizer(ABC):
         return f"{type(self).__name__}({self._learning_rate!r}{options})"
 
 
-def _fill(kept: Mapping[str, Kept], slots: Mapping[str, Mapping[str, Any]], way_out: str) -> None:
+def _fill(kept: Mapping[str, Kept], slots: Mapping[str, Mapping[str, Any]], nonnegative: frozenset[str], way_out: str) -> None:
     """Copy the slots of a state into empty ones, after looking at each."""
     wanted = {(slot, name) for name, entry in kept.items() for slot in entry.slots}
     found = {(slot, name) for slot, arrays in slots.items() for name in arrays}
@@ -339,8 +410,10 @@ def _fill(kept: Mapping[str, Kept], slots: Mapping[str, Mapping[str, Any]], way_
         if array.shape != target.shape or array.dtype != target.dtype:
             found_and_expected = f"{array.dtype} of shape {array.shape}, expected {target.dtype} of shape {target.shape}"
             raise InvalidInputError(f"the state has {slot!r} of parameter {name!r} as {found_and_expected}: {way_out}")
-        if not np.isfinite(array).all():
+        if first_nonfinite(array):
             raise InvalidInputError(f"the state has {slot!r} of parameter {name!r} with entries that are not finite: {way_out}")
+        if slot in nonnegative and array.size and array.min() < 0:
+            raise InvalidInputError(f"the state has {slot!r} of parameter {name!r} with negative entries, and it is a mean of squares: {way_out}")
         np.copyto(target, array)
 
 
@@ -373,6 +446,24 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if came:
         handler(*came[-1])
+
+
+def _check_apart(parameters: Mapping[str, np.ndarray]) -> None:
+    """Raise where parameters share part of their memory: what one writes would be lost to the other. The same array twice is no trouble."""
+    for (name, p), (other, q) in itertools.combinations(parameters.items(), 2):
+        if np.may_share_memory(p, q) and not _same(p, q) and overlap(p, q):
+            raise InvalidInputError(f"parameters {name!r} and {other!r} share part of their memory: pass each number once, or the same array twice")
+
+
+def _same(p: np.ndarray, q: np.ndarray) -> bool:
+    return (_address(p), p.shape, p.strides, p.dtype) == (_address(q), q.shape, q.strides, q.dtype)
+
+
+def _read_only(new: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return a parameter after a step, in its own dtype."""
+    view = new.astype(dtype, copy=False).view()
+    view.flags.writeable = False
+    return view
 
 
 def _address(array: np.ndarray) -> int:

@@ -12,9 +12,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import DimensionMismatchError, InvalidInputError, UnsupportedError
-from ..validation import COMPUTE_DTYPES, as_numbers
+from ..validation import COMPUTE_DTYPES, as_numbers, first_nonfinite
 
-__all__ = ["as_gradients", "check_choice", "check_gradient", "check_names", "check_nonnegative", "check_number", "check_parameters", "check_shapes"]
+__all__ = [
+    "as_gradients",
+    "check_choice",
+    "check_gradient",
+    "check_names",
+    "check_nonnegative",
+    "check_number",
+    "check_parameters",
+    "check_shapes",
+    "largest_entry",
+]
 
 
 def check_number(value: Any, name: str) -> float:
@@ -80,14 +90,20 @@ def check_gradient(name: str, gradient: Any, shape: tuple[int, ...] | None = Non
         raise DimensionMismatchError(f"{what} of {name!r} must have the shape of the parameter, {shape}, got {gradient.shape}")
     if not gradient.size:
         return
+    most = largest_entry(gradient)
+    if not math.isfinite(most):
+        raise InvalidInputError(f"{what} of {name!r} must be finite, got {first_nonfinite(gradient)}")
+    if most > largest:
+        raise InvalidInputError(f"{what} of {name!r} has an entry of {most:.3g}, too large to compute with: see clip_gradients()")
+
+
+def largest_entry(array: np.ndarray) -> float:
+    """Return the largest entry of an array as it is without its sign: 0 of none, not finite where one isn't."""
+    if not array.size:
+        return 0.0
     with np.errstate(all="ignore"):  # NaN is the largest and the smallest of any numbers
-        least, most = float(gradient.min()), float(gradient.max())
-    if not (math.isfinite(least) and math.isfinite(most)):
-        bad = ~np.isfinite(gradient)
-        at = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), gradient.shape))
-        raise InvalidInputError(f"{what} of {name!r} must be finite, got {gradient[at]} at index {at}")
-    if max(-least, most) > largest:
-        raise InvalidInputError(f"{what} of {name!r} has an entry of {max(-least, most):.3g}, too large to compute with: see clip_gradients()")
+        least, most = float(array.min()), float(array.max())
+    return max(-least, most)  # both are NaN, or none is
 
 
 def check_shapes(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray], what: str, of_what: str) -> None:

@@ -61,7 +61,7 @@ class ElasticWeightConsolidation:
     def __init__(self, strength: float, online: bool = False, decay: float = 1.0) -> None:
         self.strength = check_nonnegative(strength, "strength")
         self.online = check_bool(online, "online")
-        self.decay = check_positive(decay, "decay")
+        self.decay = check_positive(decay, "decay", "")
         if self.decay > 1 or (self.decay != 1 and not self.online):
             raise InvalidInputError(f"decay must be in (0, 1], and 1 unless online=True, got {decay!r}")
         self._tasks: list[tuple[Arrays, Arrays]] = []  # Fisher information, and where the parameters were

@@ -11,9 +11,11 @@ from ..errors import InvalidInputError
 from ..projection import compute_dtype
 from ..validation import check_positive
 from .base import pieces
-from .checks import as_gradients, check_names, check_number, check_parameters
+from .checks import as_gradients, check_names, check_number, check_parameters, largest_entry
 
 __all__ = ["GradientAccumulator", "add_gradients", "clip_gradients", "gradient_norm"]
+
+_LARGEST_WEIGHT = 64  # as a power of two: far from what float32 holds
 
 
 def gradient_norm(gradients: Mapping[str, np.ndarray]) -> float:
@@ -43,7 +45,7 @@ def gradient_norm(gradients: Mapping[str, np.ndarray]) -> float:
 def _norm_parts(gradients: Mapping[str, np.ndarray]) -> tuple[float, float]:
     """Return the largest entry and the norm in units of it: their product may be beyond all numbers."""
     arrays = as_gradients(gradients)
-    largest = max((max(float(array.max()), -float(array.min())) for array in arrays.values() if array.size), default=0.0)
+    largest = max(map(largest_entry, arrays.values()), default=0.0)
     if not largest:
         return 0.0, 0.0
     total = 0.0
@@ -85,7 +87,7 @@ def clip_gradients(gradients: Mapping[str, np.ndarray], max_norm: float) -> floa
     >>> clip_gradients(gradients, 1.0), gradients["a"], gradients["b"]
     (5.0, array([0.6]), array([0.8]))
     """
-    limit = check_positive(max_norm, "max_norm")
+    limit = check_positive(max_norm, "max_norm", "don't clip for none")
     largest, spread = _norm_parts(gradients)
     norm = largest * spread
     check_parameters(gradients, "gradient")
@@ -132,6 +134,8 @@ def add_gradients(total: Mapping[str, np.ndarray], gradients: Mapping[str, np.nd
 class GradientAccumulator:
     """The mean of the gradients of several batches: a large batch in the memory of a small one.
 
+    Finite however large gradients and weights are: both sums, of weighted gradients and of weights, are kept times the same power of two.
+
     Examples
     --------
     >>> import numpy as np
@@ -146,7 +150,12 @@ class GradientAccumulator:
     def __init__(self) -> None:
         self._sums: dict[str, np.ndarray] | None = None
         self._means: dict[str, np.ndarray] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._exponent: int | None = None  # weights count times two to this
         self._weight = 0.0
+        self._bound = 0.0  # no sum is larger, as a share of the largest number of its dtype
         self._count = 0
 
     @property
@@ -171,7 +180,7 @@ class GradientAccumulator:
         DimensionMismatchError
             If a shape is another than before. Nothing has changed then.
         """
-        factor = check_positive(weight, "weight")
+        factor = check_positive(weight, "weight", "leave out what counts for nothing")
         if self._sums is None:
             arrays = as_gradients(gradients)
             self._sums = {name: np.zeros(array.shape, compute_dtype(array.dtype)) for name, array in arrays.items()}
@@ -179,6 +188,8 @@ class GradientAccumulator:
         else:
             check_names(self._sums, gradients)
             arrays = as_gradients(gradients, shapes={name: array.shape for name, array in self._sums.items()})
+        shares = (largest_entry(array) / float(np.finfo(self._sums[name].dtype).max) for name, array in arrays.items())
+        factor = self._scaled(factor, max(shares, default=0.0))
         with np.errstate(all="ignore"):
             for name, array in arrays.items():
                 # The array of the means is the scratch here.
@@ -187,6 +198,29 @@ class GradientAccumulator:
                 self._sums[name] += self._means[name]
         self._weight += factor
         self._count += 1
+
+    def _scaled(self, weight: float, share: float) -> float:
+        """Return a weight as it counts beside those before, which are made smaller where a sum could overflow otherwise.
+
+        ``share`` is the largest entry of the gradients as a share of the largest number of their dtype.
+        """
+        if self._exponent is None:
+            self._exponent = 1 - math.frexp(weight)[1]
+        while True:
+            # The first weight counts from 1 to 2: gradients that hardly differ from 0 stay. One far beyond it makes those before vanish.
+            shrink = math.frexp(weight)[1] + self._exponent - _LARGEST_WEIGHT
+            if shrink <= 0:
+                scaled = math.ldexp(weight, self._exponent)
+                total, bound = self._weight + scaled, self._bound + scaled * share
+                if total <= 2.0**_LARGEST_WEIGHT and bound <= 0.5:
+                    self._bound = bound
+                    return scaled
+                shrink = max(math.frexp(total)[1] - _LARGEST_WEIGHT, math.frexp(bound)[1] + 1, 1)
+            self._exponent -= shrink
+            self._weight, self._bound = math.ldexp(self._weight, -shrink), math.ldexp(self._bound, -shrink)
+            with np.errstate(all="ignore"):
+                for array in (self._sums or {}).values():
+                    np.ldexp(array, -shrink, out=array)
 
     def mean(self) -> dict[str, np.ndarray]:
         """Return the weighted mean of what has been added.
@@ -204,11 +238,14 @@ class GradientAccumulator:
         if self._sums is None or not self._count:
             raise InvalidInputError("nothing has been added: call add() with the gradients of a batch first")
         for name, array in self._sums.items():
-            np.divide(array, self._weight, out=self._means[name])
+            mean, most = self._means[name], np.finfo(array.dtype).max
+            with np.errstate(all="ignore"):
+                np.divide(array, self._weight, out=mean)
+            np.clip(mean, -most, most, out=mean)  # a mean of the largest numbers may round to one that is beyond them
         return dict(self._means)
 
     def reset(self) -> None:
         """Start again, for gradients of the same names and shapes."""
         for array in (self._sums or {}).values():
             array.fill(0)
-        self._weight, self._count = 0.0, 0
+        self._start()

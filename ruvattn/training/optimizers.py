@@ -104,6 +104,7 @@ class Adam(Optimizer):
     """
 
     squares = True
+    nonnegative = frozenset({"second", "largest"})
 
     def __init__(
         self,
@@ -212,6 +213,7 @@ class RMSprop(Optimizer):
     """
 
     squares = True
+    nonnegative = frozenset({"square"})
 
     def __init__(
         self,
@@ -279,7 +281,7 @@ def check_betas(betas: Any) -> tuple[float, float]:
 
 def check_epsilon(epsilon: Any) -> float:
     """Return an epsilon that float32 can tell from 0."""
-    number = check_positive(epsilon, "epsilon")
+    number = check_positive(epsilon, "epsilon", "1e-8 is usual")
     if number < 1e-30:
         raise InvalidInputError(f"epsilon must be at least 1e-30, which float32 can tell from 0, got {epsilon!r}")
     return number

@@ -10,7 +10,7 @@ Adam. The last axis of such a parameter is that of the coordinates of a point; e
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import AttentionError, DimensionMismatchError, InvalidInputError
 from ..manifold import Manifold
 from ..projection import compute_dtype
+from ..validation import first_nonfinite
 from .base import Kept, Optimizer, Schedule
 from .optimizers import SGD, Adam
 
@@ -53,7 +54,7 @@ class _OnManifolds(Optimizer):
         for array, shape in ((point, p.shape), *((array, self._slot_shape(slot, p)) for slot, array in slots.items())):
             if array.shape != shape:
                 raise DimensionMismatchError(f"{manifold!r} returned shape {array.shape} for parameter {name!r}, expected {shape}")
-            if not np.isfinite(array).all():
+            if first_nonfinite(array):
                 raise InvalidInputError(
                     f"parameter {name!r} on {manifold!r} would not be finite after this step, and has not been changed: lower the learning rate"
                 )
@@ -71,21 +72,29 @@ class _OnManifolds(Optimizer):
             raise DimensionMismatchError(f"parameter {name!r} is on a manifold and must have an axis of coordinates, got shape ()")
         return {slot: np.zeros(self._slot_shape(slot, p), compute_dtype(p.dtype)) for slot in self.slots}
 
-    def _apply(self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray], kept: dict[str, Kept], rate: float) -> None:
+    def _apply(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray],
+        kept: dict[str, Kept],
+        rate: float,
+        check: Callable[[Mapping[str, np.ndarray]], None] | None,
+    ) -> None:
         for name in self.manifolds:
             if name not in parameters:
                 raise InvalidInputError(f"manifolds name {name!r}, which is no parameter: those are {', '.join(map(repr, parameters)) or 'none'}")
-        # What a manifold computes may go wrong: so all of it before anything is written.
-        moved = {name: self._moved(name, parameters[name], gradients[name], kept[name].slots, rate) for name in self.manifolds}
-        self.steps += 1
-        for name, p in parameters.items():
-            if name in moved:
-                point, slots = moved[name]
-                np.copyto(p, point, casting="unsafe")
-                for slot, array in slots.items():
-                    np.copyto(kept[name].slots[slot], array)
-            else:
-                self._update_whole(p, gradients[name], kept[name], rate)
+        super()._apply(parameters, gradients, kept, rate, check)
+
+    def _compute(self, name: str, p: np.ndarray, gradient: np.ndarray, kept: Kept, rate: float) -> None:
+        if name not in self.manifolds:
+            super()._compute(name, p, gradient, kept, rate)
+            return
+        point, slots = self._moved(name, p, gradient, kept.slots, rate)
+        if first_nonfinite(point.astype(kept.dtype, copy=False)):  # what float32 holds may be beyond float16
+            self._refuse(name, p, f"parameter {name!r}")
+        np.copyto(kept.new, point)
+        for slot, array in kept.new_slots.items():
+            np.copyto(array, slots[slot])
 
     def _with_options(self, rate: float | Schedule, options: dict[str, Any]) -> Optimizer:
         return type(self)(rate, manifolds=self.manifolds, **options)  # type: ignore[call-arg]  # of those that derive from this
@@ -179,14 +188,13 @@ class RiemannianAdam(_OnManifolds, Adam):
 
     def _direction(self, manifold: Manifold, p: np.ndarray, gradient: np.ndarray, slots: Slots) -> tuple[np.ndarray, Slots]:
         first, second = self.betas
-        step = self.steps + 1
         square = np.asarray(manifold.inner_product(p, gradient, gradient), p.dtype)[..., None]
         found = {"first": first * slots["first"] + (1 - first) * gradient, "second": second * slots["second"] + (1 - second) * square}
         s = found["second"]
         if self.amsgrad:
             s = found["largest"] = np.maximum(slots["largest"], s)
-        spread = np.sqrt(s / (1 - second**step)) + self.epsilon
-        return found["first"] / (1 - first**step) / spread, found
+        spread = np.sqrt(s / (1 - second**self.steps)) + self.epsilon
+        return found["first"] / (1 - first**self.steps) / spread, found
 
 
 def _check_manifolds(manifolds: Any) -> dict[str, Manifold]:

@@ -71,7 +71,7 @@ class Constant(Schedule):
     constant: float
 
     def __post_init__(self) -> None:
-        check_positive(self.constant, "constant")
+        check_positive(self.constant, "constant", "")
 
     def value(self, step: int) -> float:
         return self.constant
@@ -108,7 +108,7 @@ class WarmupCosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive(self.peak, "peak")
+        check_positive(self.peak, "peak", "")
         check_int(self.warmup_steps, "warmup_steps", 0)
         check_int(self.total_steps, "total_steps", self.warmup_steps + 1)
         if check_nonnegative(self.final, "final") > self.peak:
@@ -139,9 +139,9 @@ class StepDecay(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive(self.initial, "initial")
+        check_positive(self.initial, "initial", "")
         check_int(self.every, "every", 1)
-        if check_positive(self.factor, "factor") > 1:
+        if check_positive(self.factor, "factor", "") > 1:
             raise InvalidInputError(f"factor must be in (0, 1], got {self.factor!r}")
 
     def value(self, step: int) -> float:
@@ -176,12 +176,12 @@ class OneCycle(Schedule):
     final_divisor: float = 1e4
 
     def __post_init__(self) -> None:
-        check_positive(self.peak, "peak")
+        check_positive(self.peak, "peak", "")
         check_int(self.total_steps, "total_steps", 2)
-        if check_positive(self.warmup_share, "warmup_share") >= 1:
+        if check_positive(self.warmup_share, "warmup_share", "") >= 1:
             raise InvalidInputError(f"warmup_share must be in (0, 1), got {self.warmup_share!r}")
         for name in ("initial_divisor", "final_divisor"):
-            if check_positive(getattr(self, name), name) < 1:
+            if check_positive(getattr(self, name), name, "") < 1:
                 raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)!r}")
 
     def value(self, step: int) -> float:
@@ -220,8 +220,8 @@ class Temperature(Schedule):
     form: str = "exponential"
 
     def __post_init__(self) -> None:
-        check_positive(self.initial, "initial")
-        check_positive(self.final, "final")
+        check_positive(self.initial, "initial", "")
+        check_positive(self.final, "final", "")
         check_int(self.total_steps, "total_steps", 1)
         check_choice(self.form, "form", ("exponential", "linear", "cosine"))
 

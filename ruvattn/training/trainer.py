@@ -57,7 +57,9 @@ class Trainer:
     maximize : bool, default False
         Whether more of it is better.
     patience : int, optional
-        Stop after so many epochs in a row without a better one. With it, the best parameters are put back in the end.
+        Stop after so many epochs in a row without a better one. With it, `fit` puts the best parameters back in the end; where it is called again for
+        more epochs, it continues from those of the last epoch, so that two calls do what one would have done. What was written to the parameters
+        between the two is lost then.
     min_delta : float, default 0
         At least 0: by how much an epoch has to be better.
     checkpoint : path, optional
@@ -128,6 +130,7 @@ class Trainer:
         self.stopped = False
         self.best_epoch: int | None = None
         self._best: dict[str, np.ndarray] | None = None
+        self._last: dict[str, np.ndarray] | None = None  # those of the last epoch, while the best ones are in their place
 
     # --- the loop -----------------------------------------------------------------------------------------------------------------
 
@@ -164,12 +167,17 @@ class Trainer:
                 raise InvalidInputError(f"data must be an iterable of batches, or arrays with batch_size=, got {type(data).__name__}")
             if isinstance(data, Iterator) and epochs - self.epoch > 1:
                 raise InvalidInputError("data is an iterator, which is empty after one epoch: pass a list of batches, or arrays with batch_size=")
+        if self.epoch < epochs and not self.stopped and self._last is not None:
+            assign_arrays(self.parameters, self._last, "the last epoch")
+            self._last = None
         while self.epoch < epochs and not self.stopped:
             with _progress(self.progress, self._title(epochs), batches_in_epoch) as advance:
                 found = self._run_epoch(self._batches(data, batch_size), advance)
             found |= self._validated()
             self._finish_epoch(found)
         if self.patience is not None and self._best is not None:
+            if self._last is None:
+                self._last = {name: p.copy() for name, p in self.parameters.items()}
             assign_arrays(self.parameters, self._best, "the best epoch")
         return self.history
 
@@ -262,7 +270,7 @@ class Trainer:
     # --- checkpoints --------------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the training to a file: parameters, the best ones, optimiser, history and random numbers.
+        """Write the training to a file: parameters, the best and the last ones, optimiser, history and random numbers.
 
         Parameters
         ----------
@@ -280,6 +288,7 @@ class Trainer:
         state = self.optimizer.state_dict()
         arrays = {f"parameters/{name}": p for name, p in self.parameters.items()}
         arrays |= {f"best/{name}": p for name, p in (self._best or {}).items()}
+        arrays |= {f"last/{name}": p for name, p in (self._last or {}).items()}
         arrays |= {f"optimizer/{slot}/{name}": array for slot, slots in state.pop("slots").items() for name, array in slots.items()}
         metadata = {
             "kind": KIND,
@@ -309,10 +318,10 @@ class Trainer:
         """
         arrays, metadata = load_arrays(path, kind=KIND)
         parameters = _under(arrays, "parameters")
-        best = _under(arrays, "best") or None
-        match_arrays(parameters, self.parameters, path)
-        if best is not None:
-            match_arrays(best, self.parameters, path)
+        best, last = _under(arrays, "best") or None, _under(arrays, "last") or None
+        for found in (parameters, best, last):
+            if found is not None:
+                match_arrays(found, self.parameters, path)
         slots: dict[str, dict[str, np.ndarray]] = {}
         for key, array in _under(arrays, "optimizer").items():
             slot, _, name = key.partition("/")
@@ -332,7 +341,7 @@ class Trainer:
             raise CheckpointError(f"{path} can't be resumed by this trainer: {error}") from error
         assign_arrays(self.parameters, parameters, path)
         self.rng.bit_generator.state = rng.bit_generator.state  # of the same object: a step function may have a reference to it
-        self.epoch, self.best_epoch, self.stopped, self.history, self._best = epoch, best_epoch, stopped, history, best
+        self.epoch, self.best_epoch, self.stopped, self.history, self._best, self._last = epoch, best_epoch, stopped, history, best, last
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

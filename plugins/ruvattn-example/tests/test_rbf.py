@@ -12,11 +12,13 @@ import pytest
 from scipy import LowLevelCallable
 
 import ruvattn
-from ruvattn.errors import InvalidInputError
+from ruvattn.checkpoints import save_arrays
+from ruvattn.errors import CheckpointError, InvalidInputError
 from ruvattn.isa import ISA_VARIABLE, active_isa, supported_isas
 from ruvattn.testing import parametrize_with_checks
 from ruvattn.testing.compiled import compiled_logits, compiled_logits_vjp
 from ruvattn.testing.slopes import require_gradients
+from ruvattn.training import SGD
 
 pytest.importorskip("ruvattn_example", reason="pip install ./plugins/ruvattn-example first")
 from ruvattn_example import CompiledRbf, Rbf
@@ -175,6 +177,55 @@ def test_sigma_is_learned(name):
 
     require_gradients(loss, {"x": x, "sigma": sigma.copy()}, {"x": found.total(), "sigma": found.params["score.sigma"]})
     assert "trainable" in ruvattn.variants()[name].capabilities
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sigma", [0.0, -1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("name", ["rbf", "rbf-compiled"])
+def test_a_learned_sigma_that_is_no_width_is_named(name, sigma, dtype):
+    layer = ruvattn.create(name, embed_dim=8, num_heads=2, learn=("score.sigma",))
+    layer.parameters()["score.sigma"][1] = sigma
+    with pytest.raises(InvalidInputError, match=r"^sigma must be in the open interval \(1e-16, 1e\+16\) for .*Rbf, got .* at index \(1,\)"):
+        layer(points(2, 5, 8, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["rbf", "rbf-compiled"])
+def test_a_step_to_a_sigma_that_is_no_width_is_taken_back(name):
+    layer = ruvattn.create(name, embed_dim=8, num_heads=2, learn=("score.sigma",))
+    x = points(2, 5, 8)
+    optimizer = SGD(1e3, momentum=0.9)
+    layer(x)
+    gradient = layer.backward(x).params["score.sigma"]
+    sign = np.sign(gradient[0])  # so that sigma falls
+    layer(x)
+    layer.backward(sign * x)
+    with pytest.raises(InvalidInputError, match=r"^parameter 'score.sigma' must be in the open interval"):
+        layer.update_parameters(optimizer)
+    assert layer.parameters()["score.sigma"].tolist() == [1.0, 1.0]
+    assert optimizer.steps == 0
+
+
+def test_a_checkpoint_with_a_sigma_that_is_no_width_is_neither_saved_nor_loaded(tmp_path):
+    layer = ruvattn.create("rbf", embed_dim=8, learn=("score.sigma",))
+    config = layer.config.to_dict()
+    save_arrays(tmp_path / "layer", {"score.sigma": np.array([-1.0])}, {"kind": "attention", "config": config})
+    with pytest.raises(CheckpointError, match=r"has what the variant can't take: parameter 'score.sigma' must be in the open interval"):
+        layer.load_checkpoint(tmp_path / "layer")
+    assert layer.parameters()["score.sigma"].tolist() == [1.0]
+    layer.parameters()["score.sigma"][...] = 0
+    with pytest.raises(InvalidInputError, match=r"^parameter 'score.sigma' must be in the open interval"):
+        layer.save_checkpoint(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_of_another_score_is_refused(tmp_path):
+    options = {"embed_dim": 8, "learn": ("score.sigma",)}
+    ruvattn.create("rbf", **options).save_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="is of a variant with score 'rbf', and this one has 'rbf-compiled'"):
+        ruvattn.create("rbf-compiled", **options).load_checkpoint(tmp_path / "layer")
+    other = ruvattn.create("rbf", sigma=3.0, **options)  # where learning began is no part of it
+    other.load_checkpoint(tmp_path / "layer")
+    assert other.parameters()["score.sigma"].tolist() == [1.0]
 
 
 # --- the README keeps up ---------------------------------------------------------------------------------------------

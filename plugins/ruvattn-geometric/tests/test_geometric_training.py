@@ -6,6 +6,7 @@ The conformance suite compares the gradients of scores, aggregates and variants 
 import copy
 import dataclasses
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import ruvattn
 from ruvattn import registry
 from ruvattn.errors import CheckpointError, DimensionMismatchError, InvalidInputError, UnsupportedError
 from ruvattn.testing.slopes import require_gradients
+from ruvattn.training import SGD
 
 pytest.importorskip("ruvattn_geometric", reason="pip install ./plugins/ruvattn-geometric first")
 from ruvattn_geometric import DistanceScore, Euclidean, FrechetMean, Lorentz, PoincareBall, Product, Sphere, SphericalMean, Stereographic, closed_form
@@ -532,7 +534,6 @@ def test_what_is_learned_survives_pickling_copying_and_a_checkpoint(name, tmp_pa
 
 @by_name
 def test_steps_along_the_gradient_lower_a_loss(name):
-    from ruvattn.training import SGD
 
     layer = learner(name, projections=True)
     x, target = inputs_of(layer)[0], inputs_of(layer, seed=3)[0]
@@ -613,3 +614,96 @@ def test_coordinates_of_points_are_not_dropped():
     assert (layer(*arrays) == 0).any()
     with pytest.raises(InvalidInputError, match="forward_geometric returns points"):
         layer.forward_geometric(*(0.1 * x for x in arrays))
+
+
+# --- domains of parameters of scores ----------------------------------------------------------------------------------
+
+ABOVE, BELOW = (r"\(0, inf\)", [0.0, -1e-30, -1.0, -1e30]), (r"\(-inf, 0\)", [0.0, 1e-30, 1.0, 1e30])
+DOMAINS = [
+    ("sphere-distance", "curvature", *ABOVE),
+    ("lorentz-distance", "curvature", *BELOW),
+    ("lorentz-inner", "curvature", *BELOW),
+    ("dual-space", "temperature", *ABOVE),
+    ("cosine", "temperature", *ABOVE),
+    ("euclidean-distance", "temperature", *ABOVE),
+]
+
+
+def learning(score, name):
+    options = {"euclidean_dim": 2} if score == "dual-space" else {}
+    return ruvattn.create("standard", embed_dim=8, num_heads=2, score=score, score_options=options, learn=(f"score.{name}",))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("score", "name", "domain", "value"), [(*case[:3], value) for case in DOMAINS for value in case[3]])
+def test_a_learned_number_outside_of_its_domain_is_named(score, name, domain, value, dtype):
+    layer = learning(score, name)
+    x = (0.2 * upstream((5, 8))).astype(dtype)
+    out = layer(x)
+    layer.parameters()[f"score.{name}"][1] = value
+    message = rf"^{name} must be in the open interval {domain} for \w+, got {re.escape(repr(value))} at index \(1,\)"
+    with pytest.raises(InvalidInputError, match=message):
+        layer(x)
+    assert np.isfinite(layer.backward(out).query).all()  # of the call before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("score", "sign"), [("sphere-distance", 1), ("lorentz-distance", -1), ("lorentz-inner", -1)])
+@pytest.mark.parametrize("size", [1e-50, 1e-30, 1e-12, 1e12, 1e30])
+def test_curvatures_of_any_size_have_finite_gradients(score, sign, size, dtype):
+    layer = learning(score, "curvature")
+    layer.parameters()["score.curvature"][...] = sign * size
+    out = layer((0.2 * upstream((5, 8))).astype(dtype))
+    found = layer.backward(np.ones_like(out))
+    assert all(np.isfinite(array).all() for array in (out, found.query, found.keys, found.values, found.params["score.curvature"]))
+
+
+def test_curvatures_and_weights_of_a_product_have_domains_by_their_components():
+    score = DistanceScore(Product([(Lorentz(), 3), (Sphere(), 3), (PoincareBall(), 2), (Euclidean(), 2)]))
+    above, below = (0, np.inf), (-np.inf, 0)
+    weights = {f"weight_{number}": above for number in range(4)}
+    assert score.domains == {"temperature": above, "curvature_0": below, "curvature_1": above, **weights}
+
+
+def test_a_step_to_where_there_is_no_such_space_is_taken_back():
+    layer = learning("lorentz-distance", "curvature")
+    x = 0.2 * upstream((5, 8))
+    layer(x)
+    slope = layer.backward(x).params["score.curvature"][0]
+    layer(x)
+    layer.backward(-np.sign(slope) * x)
+    optimizer = SGD(1e6, momentum=0.9)
+    with pytest.raises(InvalidInputError, match=r"^parameter 'score.curvature' must be in the open interval \(-inf, 0\)"):
+        layer.update_parameters(optimizer)
+    assert layer.parameters()["score.curvature"].tolist() == [-1.0, -1.0]
+    assert optimizer.steps == 0
+
+
+def test_a_step_of_a_logarithm_beyond_all_curvatures_is_taken_back():
+    layer = ruvattn.create("hyperbolic", embed_dim=8, num_heads=2, learn=("curvature",), dtype="float64")
+    out = layer(0.2 * upstream((5, 8)))
+    before = {name: array.copy() for name, array in layer.parameters().items()}
+    slope = layer.backward(np.ones_like(out)).params["log_curvature"]
+    with pytest.raises(InvalidInputError, match=r"^parameter 'log_curvature' has gone where there is no such curvature"):
+        layer.update_parameters(SGD(1e3 / np.abs(slope).min()))
+    for name, array in layer.parameters().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_checkpoint_may_begin_at_another_curvature_and_not_be_of_another_geometry(tmp_path):
+    options = {"embed_dim": 8, "num_heads": 2, "learn": ("curvature", "temperature")}
+    layer = ruvattn.create("hyperbolic", c=0.5, temperature=2.0, **options)
+    layer.save_checkpoint(tmp_path / "layer")
+    other = ruvattn.create("hyperbolic", c=3.0, **options)
+    other.load_checkpoint(tmp_path / "layer")
+    x = 0.2 * upstream((5, 8))
+    np.testing.assert_allclose(other(x), layer(x), rtol=1e-5, atol=1e-7)
+    with pytest.raises(CheckpointError, match="is of a variant with squared False, and this one has True"):
+        ruvattn.create("hyperbolic", squared=True, **options).load_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match=r"is of a variant with c 0.5, and this one has 3.0"):
+        ruvattn.create("hyperbolic", embed_dim=8, num_heads=2, c=3.0).load_checkpoint(tmp_path / "layer")
+
+
+def test_a_parameter_of_an_aggregate_is_not_learned_by_itself():
+    with pytest.raises(InvalidInputError, match=r"^learn must not name 'aggregate.curvature': the parameters of an aggregate"):
+        ruvattn.create("standard", embed_dim=8, aggregate="einstein-midpoint", learn=("aggregate.curvature",))

@@ -247,6 +247,16 @@ def test_a_context_of_another_variant_is_refused():
         gatv2.backward(np.ones_like(out), "gat")
 
 
+def test_a_pickled_context_goes_back_with_a_variant_of_its_class_alone():
+    gin, gat = made("gin"), made("gat")
+    x, edges, _ = problem(gin)
+    out = gin.forward_graph(x, edges)
+    context = pickle.loads(pickle.dumps(gin.last_context))
+    assert same_bits(gin.backward(out, context).query, gin.backward(out, gin.last_context).query)
+    with pytest.raises(InvalidInputError, match="a call of this GATAttention"):
+        gat.backward(out, context)
+
+
 def test_a_step_without_its_way_back_is_refused():
     class Doubled(type(made("gat"))):
         attention_type = "doubled"
@@ -281,6 +291,28 @@ def test_a_checkpoint_brings_the_parameters_back(name, tmp_path):
     layer.save_checkpoint(tmp_path / "layer.safetensors")
     other.load_checkpoint(tmp_path / "layer.safetensors")
     assert same_bits(layer.forward_graph(x, edges, attr), other.forward_graph(x, edges, attr))
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved", "own", "message"),
+    [
+        ("gat", {}, {"negative_slope": 0.1}, "negative_slope 0.2, and this one has 0.1"),
+        ("gat", {"add_self_loops": True}, {"add_self_loops": False}, "add_self_loops True, and this one has False"),
+        ("gin", {"eps": 0.5}, {}, "eps 0.5, and this one has 0.0"),
+    ],
+)
+def test_a_checkpoint_whose_parameters_would_mean_something_else_is_refused(tmp_path, kind, saved, own, message):
+    ruvattn.create(kind, embed_dim=8, **saved).save_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match=f"is of a variant with {message}"):
+        ruvattn.create(kind, embed_dim=8, **own).load_checkpoint(tmp_path / "layer")
+
+
+def test_a_checkpoint_may_begin_at_another_eps_that_is_learned(tmp_path):
+    layer = ruvattn.create("gin", embed_dim=8, eps=0.5, train_eps=True, seed=1)
+    layer.save_checkpoint(tmp_path / "layer")
+    other = ruvattn.create("gin", embed_dim=8, train_eps=True)
+    other.load_checkpoint(tmp_path / "layer")
+    assert all(same_bits(array, layer.parameters()[name]) for name, array in other.parameters().items())
 
 
 def test_a_checkpoint_of_another_variant_changes_nothing(tmp_path):

@@ -73,18 +73,27 @@ class Learnable:
         """Return the number that a parameter stands for, as the configuration would have it."""
         if np.array_equal(array, self.initial(array.dtype)):
             return self.number  # without the rounding of a logarithm
-        number = array.astype(np.float64)
-        if not self.raw:
-            with np.errstate(all="ignore"):
-                number = np.exp(number / (-2 if self.kind == "spherical" else 1))
+        self.check(array)
+        number = self._read(array)
+        return tuple(number.tolist()) if number.ndim else float(number)
+
+    def check(self, array: np.ndarray) -> None:
+        """Raise where a parameter stands for no such number."""
+        number = self._read(array)
         least, most = 1e-150, 1e150  # squares and their reciprocals are numbers as well
         wrong = ~np.isfinite(number) if self.raw else ~((number > least) & (number < most))
-        if wrong.any():
+        if wrong.any() and not np.array_equal(array, self.initial(array.dtype)):
             raise InvalidInputError(
                 f"parameter {self.parameter!r} has gone where there is no such {self.option}: {array.flat[int(wrong.argmax())]}; "
                 "set it back, and learn at a smaller rate"
             )
-        return tuple(number.tolist()) if number.ndim else float(number)
+
+    def _read(self, array: np.ndarray) -> np.ndarray:
+        number = array.astype(np.float64)
+        if self.raw:
+            return number
+        with np.errstate(all="ignore"):
+            return np.asarray(np.exp(number / (-2 if self.kind == "spherical" else 1)))
 
     def slope(self, number: Any) -> np.ndarray:
         """Return the derivative of what gradients are of, a sectional curvature or the number, by the parameter."""
@@ -246,6 +255,20 @@ class LearnedGeometry(PointSteps):
 
     def _carriers(self) -> Set[str]:
         return {self.curved[2], *self.carriers}
+
+    def check_parameters(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """See that parameters stand for numbers that there are, as `ruvattn.TrainableAttention` has it."""
+        super().check_parameters(parameters)
+        for entry in self._wanted():
+            if entry.parameter in parameters:
+                entry.check(parameters[entry.parameter])
+
+    def _beginnings(self) -> set[str]:
+        own = {entry.option for entry in self._wanted() if entry.component < 0}
+        component, _, option = self.curved
+        if any(entry.component == component >= 0 for entry in self._wanted()):  # the curvatures of a product are in its signature, with much else
+            own.add(option)
+        return super()._beginnings() | own
 
     def _find_sources(self) -> None:
         """Find out by what parameters of score and aggregate each learned one enters there."""

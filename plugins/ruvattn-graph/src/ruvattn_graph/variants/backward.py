@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ruvattn import Context
 from ruvattn.dropout import drop_output
-from ruvattn.errors import InvalidInputError, UnsupportedError
+from ruvattn.headwise_steps import require_ways_back
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
 from ruvattn.trainable import Gradients
@@ -26,7 +25,7 @@ from .steps import added
 
 __all__ = ["GraphBackward", "GraphGradients"]
 
-STEPS = ("along_edges", "from_edges", "propagate")
+STEPS = tuple((name, (f"{name}_vjp",)) for name in ("along_edges", "from_edges", "propagate"))
 """What is between `project_inputs` and `complete`, each with a ``_vjp``."""
 
 
@@ -117,13 +116,7 @@ class GraphBackward:
         context = self._call_of(context)
         if not isinstance(context, GraphContext):
             return GraphGradients(*super().backward(grad_output, context, threads=threads))  # type: ignore[misc]  # that of HeadwiseAttention
-        if context.maker != self.attention_type:
-            raise InvalidInputError(f"context must be of a call of this {self.attention_type!r}, got one of {context.maker!r}")
-        lacking = _step_without_vjp(type(self))
-        if lacking is not None:
-            raise UnsupportedError(
-                f"{type(self).__name__} overrides {lacking} and not {lacking}_vjp, so it has no gradient: write one, or use a variant that has it"
-            )
+        require_ways_back(type(self), STEPS)
         upstream = self._read_gradient(grad_output, context)
         with threads_of_call(threads):
             whole = context.whole()
@@ -187,13 +180,3 @@ def _given_attr(dattr: np.ndarray, context: GraphContext) -> np.ndarray:
         dattr = loops_vjp(given, graph._looped, dattr)
     dtype = dattr.dtype if attr is None or attr.dtype.kind in "iub" else attr.dtype
     return fitted(given.to_given_order(dattr), dtype)
-
-
-@lru_cache(maxsize=256)
-def _step_without_vjp(kind: type) -> str | None:
-    """Return the first step of a class that is overridden without its way back."""
-
-    def depth(name: str) -> int:
-        return next(at for at, base in enumerate(kind.__mro__) if name in vars(base))
-
-    return next((step for step in STEPS if depth(f"{step}_vjp") > depth(step)), None)

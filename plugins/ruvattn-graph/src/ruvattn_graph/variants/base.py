@@ -445,7 +445,7 @@ class GraphVariant(OneNode, LayerParameters, GraphBackward, GraphSteps, Headwise
         shape = (q.shape[0], self.output_dim(v.shape[-1]))
         if out is not None:
             out = check_out(out, shape, q.dtype, {names[0]: q, names[1]: k, names[2]: v, **self._arrays})
-        options: dict[str, Any] = dict(self._constant)
+        options = self._options_of_call()
         self._add_dropout(options, dropout, seed)
         compute = compute_dtype(q.dtype)
         weight = graph.csr_edge_shares(compute) if self.softmax else graph.csr_edge_weight(compute)
@@ -456,7 +456,7 @@ class GraphVariant(OneNode, LayerParameters, GraphBackward, GraphSteps, Headwise
         if dropped:
             made = drop_output(made, dropped, options["seed"], out)
         if isinstance(context, GraphContext):
-            context.graph, context.given, context.attr, context.maker = graph, given, attr, self.attention_type
+            context.graph, context.given, context.attr = graph, given, attr
             context.variant = weakref.ref(self)
             context.shape, context.output_dropout, context.single, context.star = made.shape, dropped, star is not None, star
             if not self.gradient_cache:

@@ -81,15 +81,12 @@ class GraphContext(Context):
         Features of the edges that had a part, in the order of the adjacency and in the dtype of the computation.
     star : Star or None
         Of a call about one node.
-    maker : str
-        The type of the variant.
     """
 
     graph: Graph
     given: Graph
     attr: np.ndarray | None = None
     star: Star | None = None
-    maker: str = ""
 
     def edge_weights(self, threads: int | None = None) -> EdgeWeights:
         """Compute the weights of the call, after dropout.
@@ -144,7 +141,7 @@ class GraphContext(Context):
         return weights
 
 
-OF_CALL = ("inputs", "graph", "given", "attr", "star", "maker", "variant", "shape", "single", "output_dropout")
+OF_CALL = ("inputs", "graph", "given", "attr", "star", "variant", "shape", "single", "output_dropout")
 
 
 class RecomputedGraphContext(RecomputedContext, GraphContext):

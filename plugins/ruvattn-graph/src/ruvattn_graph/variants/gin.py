@@ -103,6 +103,9 @@ class GINAttention(NeighbourVariant):
             self.add_bias("eps", 1, dtype)
             self._arrays["eps"][0] = self._eps
 
+    def _beginnings(self) -> set[str]:
+        return super()._beginnings() | ({"eps"} if self._trains_eps else set())
+
     def message(self, x: np.ndarray) -> np.ndarray:
         """Return the features, or what W_1 makes of them where that is narrower.
 
