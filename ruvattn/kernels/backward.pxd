@@ -4,8 +4,8 @@
     S = K·Q'  ─► score, softcap, bias, masks ─► P = e^(S − lse) ─┬─► dV += P · dO
     dP = V·dO' ─────────────────────────────► dS = P (dP − delta) ─┴─► dK += dS · Q      dQ' += K' · dS
 
-A block is up to BACK_PANELS panels of queries. Their tiles lie one behind the other, queries in the lanes as in the forward pass, so that the products
-that add up over queries (dK, dV) run through all lanes of all panels before they touch memory.
+A block is up to BACK_PANELS panels of queries. Their tiles lie one behind the other, queries in the lanes as in the forward pass, so that the
+products that add up over queries (dK, dV) run through all lanes of all panels before they touch memory.
 """
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
@@ -276,8 +276,8 @@ cdef inline void add_dbias(const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t
 
 # --- a score --------------------------------------------------------------------------------------------------------------------
 
-cdef inline void score_logits(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                              Py_ssize_t n, real *s, real *logits, Scratch *w, BackScratch *l) noexcept nogil:
+cdef inline void score_logits(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts,
+                              int n_parts, Py_ssize_t n, real *s, real *logits, Scratch *w, BackScratch *l) noexcept nogil:
     """Logits of a panel from planes of dots, which stay as they are."""
     cdef Py_ssize_t nr = 2 * VLEN, ld = (n + VLEN - 1) // VLEN * VLEN, planes = p.planes if p.planes > 0 else 1, c
     if p.symmetric:
@@ -296,8 +296,8 @@ cdef inline void score_logits(const Problem *p, const Back *g, Py_ssize_t b, Py_
     from_rows(l.t, ld, n, m, logits)
 
 
-cdef inline void score_slopes(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts, int n_parts,
-                              Py_ssize_t n, real *s, real *ds, Py_ssize_t split, Py_ssize_t row_in_block, Py_ssize_t key0, Scratch *w,
+cdef inline void score_slopes(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t m, const Part *parts,
+                              int n_parts, Py_ssize_t n, real *s, real *ds, Py_ssize_t split, Py_ssize_t row_in_block, Py_ssize_t key0, Scratch *w,
                               BackScratch *l) noexcept nogil:
     """From gradients of logits to those of dots, in their planes, and of terms, parameters and vectors, where they are added up. The terms of this
     panel and tile are still in the scratch."""
@@ -491,8 +491,8 @@ cdef inline void rescale(real *x, Py_ssize_t n, real factor) noexcept nogil:
         v_store(x + j * VLEN, v_load(x + j * VLEN) * f)
 
 
-cdef inline void back_tile(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t rows, const Part *parts, int n_parts,
-                           Py_ssize_t n, Py_ssize_t split, Py_ssize_t key0, Scratch *w, BackScratch *l) noexcept nogil:
+cdef inline void back_tile(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t h, Py_ssize_t i0, Py_ssize_t rows, const Part *parts,
+                           int n_parts, Py_ssize_t n, Py_ssize_t split, Py_ssize_t key0, Scratch *w, BackScratch *l) noexcept nogil:
     """One tile of a block of rows: everything that its pairs add to any gradient."""
     cdef Py_ssize_t nr = 2 * VLEN, panels = (rows + nr - 1) // nr, panel, first = -1, last = 0, c, at, m
     cdef Py_ssize_t planes = p.planes if p.planes > 0 else 1, s_step = planes * g.tile_keys * nr, step = g.tile_keys * nr

@@ -19,7 +19,7 @@ from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
 
-from .arrays cimport Arena, leading, offsets, reals, step, take
+from .arrays cimport Arena, leading, offsets, step, take
 from .block cimport attend_block, begin, conclude, merge_state, repair, save_state, state_size
 from .few cimport FEW_KEYS, FEW_ROWS, Few, few_attend, few_can, few_finish, few_merge, few_reset
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team

@@ -8,8 +8,8 @@
             tile        up to tile_keys keys × the block (backward.pxd)
       merge             the gradients of the queries, which every split has a part of, in the order of the splits
 
-What a task computes depends on the shape alone, never on the number of threads. Nothing is repaired here: where a gradient isn't finite, ``bad`` says so for
-its key head, and the Python above looks again (ruvattn.backward).
+What a task computes depends on the shape alone, never on the number of threads. Nothing is repaired here: where a gradient isn't finite, ``bad`` says
+so for its key head, and the Python above looks again (ruvattn.backward).
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -301,7 +301,7 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
     cdef Py_ssize_t done = 0, stop, task, batch, i
     cdef Arena arena
     cdef Scratch *w
-    cdef BackScratch *l
+    cdef BackScratch *own
     cdef Part **parts
     cdef size_t each
     cdef char *memory
@@ -314,9 +314,9 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
     w = <Scratch *>PyMem_RawMalloc(team * (sizeof(Scratch) + sizeof(BackScratch) + sizeof(Part *)))
     if w == NULL:
         raise MemoryError("no memory for the scratch of the attention kernels")
-    l = <BackScratch *>(w + team)
-    parts = <Part **>(l + team)
-    lay_out(p, g, &arena, w, l, parts)
+    own = <BackScratch *>(w + team)
+    parts = <Part **>(own + team)
+    lay_out(p, g, &arena, w, own, parts)
     each = arena.used
     memory = <char *>PyMem_RawMalloc(each * team + 64)
     if memory == NULL:
@@ -328,20 +328,20 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
         for t in range(team):
             arena.base = <char *>((<size_t>memory + 63) // 64 * 64) + t * each
             arena.used = 0
-            lay_out(p, g, &arena, w + t, l + t, parts + t)
+            lay_out(p, g, &arena, w + t, own + t, parts + t)
             for i in range(2 * VLEN):
-                l[t].ones[i] = 1
+                own[t].ones[i] = 1
         batch = <Py_ssize_t>(PATIENCE / (cost + 1) + 1) * team
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
             if team > 1:
                 with nogil:
                     for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
-                        work(p, g, task, w + omp_get_thread_num(), l + omp_get_thread_num(), parts[omp_get_thread_num()])
+                        work(p, g, task, w + omp_get_thread_num(), own + omp_get_thread_num(), parts[omp_get_thread_num()])
             else:
                 with nogil:
                     for task in range(done, stop):
-                        work(p, g, task, w, l, parts[0])
+                        work(p, g, task, w, own, parts[0])
             done = stop
             if done < tasks:
                 PyErr_CheckSignals()
@@ -389,10 +389,10 @@ def attend_backward(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray 
                     unsigned long long seed=0, object plan=None, object score=None, object vjp=None, cnp.ndarray dbias=None, int threads=1):
     """Add the gradients of a call to dq, dk, dv and dbias.
 
-    Arrays as `attend` of the forward kernels takes them; dout, lse and delta (Dao et al., 2022: Σ dout·out − dlse) of the rows; dq, dk and dv with contiguous last
-    axes; dbias has the shape of bias, broadcast by the same strides of 0; bad (batch, Hk) uint8 becomes 1 where a gradient isn't finite. ``vjp``: the compiled
-    vjp of ``score``. Returns the gradients of a score's row terms (n_rows, ..., rows of the plan), its column terms and its parameters (Hq, P), or None
-    without a score.
+    Arrays as `attend` of the forward kernels takes them; dout, lse and delta (Dao et al., 2022: Σ dout·out − dlse) of the rows; dq, dk and dv with
+    contiguous last axes; dbias has the shape of bias, broadcast by the same strides of 0; bad (batch, Hk) uint8 becomes 1 where a gradient isn't
+    finite. ``vjp``: the compiled vjp of ``score``. Returns the gradients of a score's row terms (n_rows, ..., rows of the plan), its column terms and
+    its parameters (Hq, P), or None without a score.
     """
     cdef Problem p
     cdef Back g
