@@ -21,21 +21,20 @@ import numpy as np
 
 from .aggregates import Aggregate, WeightedSum
 from .backward_rows import add_again, add_reduced, add_rows, without_unseen
-from .call import Call, of_call, read_bias, read_call
-from .errors import DimensionMismatchError, InvalidInputError
-from .gradient_sums import Sums, Upstream
+from .call import Call, read_bias, read_call
+from .errors import InvalidInputError
+from .gradient_sums import ARRAYS, Sums, Upstream, named_gradients, per_head, read_as_given, read_wrt, real_gradient, sinks_gradient
 from .isa import KernelsByDtype
 from .residues import residue_parts, residues_fit
-from .running import add_sinks, as_aggregate, as_score, bind_score, empty, linear_values, narrowed, plans_of, real_array, run
-from .scores import BoundScore, Dot, Score, head_params, saturated, summed_to
+from .running import add_sinks, as_aggregate, as_score, bind_score, empty, linear_values, narrowed, plans_of, run
+from .scores import BoundScore, Dot, Score, head_params, summed_to
 from .threads import resolve_threads
-from .validation import as_array, clean
+from .validation import as_array
 
 __all__ = ["attention_backward", "backward_kernels"]
 
 backward_kernels = KernelsByDtype("ruvattn.kernels.tile_backward")
 
-ARRAYS = ("q", "k", "v")
 FEW_ROWS = 8
 """Rows of a key head for which the forward kernels may have a way of their own (kernels/few.pxd), and some more."""
 
@@ -129,7 +128,8 @@ def attention_backward(
         raise InvalidInputError("seed must be that of the call whose gradients these are, got None: a dropout can't be found again without it")
     team = resolve_threads(threads)
     rule, how = as_score(score), as_aggregate(aggregate)
-    names = _read_wrt(wrt, rule, how, call)
+    options = [name for name, given in (("bias", call.bias), ("sinks", call.sinks)) if given is not None]
+    names = read_wrt(wrt, options, rule.params, how.params)
     if "bias" in names:
         call.bias = _own_bias(bias, call)
     upstream = _read_upstream(dout, out, lse, dlse, call, how)
@@ -161,31 +161,12 @@ def attention_backward(
 # --- reading ------------------------------------------------------------------------------------------------------------------------
 
 
-def _read_wrt(wrt: Any, score: Score, aggregate: Aggregate, call: Call) -> tuple[str, ...]:
-    if isinstance(wrt, str):
-        raise InvalidInputError(f"wrt must be several names, got the string {wrt!r}: write ({wrt!r},)")
-    try:
-        names = tuple(dict.fromkeys(wrt))
-    except TypeError:
-        raise InvalidInputError(f"wrt must be names of what gradients are wanted of, got {wrt!r}") from None
-    known = [*ARRAYS]
-    if call.bias is not None:
-        known.append("bias")
-    if call.sinks is not None:
-        known.append("sinks")
-    known += [f"score.{name}" for name in score.params] + [f"aggregate.{name}" for name in aggregate.params]
-    for name in names:
-        if name not in known:
-            raise InvalidInputError(f"wrt names {name!r}, which this call has not: it has {', '.join(known)}")
-    return names
-
-
 def _read_upstream(dout: Any, out: Any, lse: Any, dlse: Any, call: Call, how: Aggregate) -> Upstream:
     rows = (*call.lead, call.heads, call.lq)
-    made = _of_call(out, "out", call, (*rows, call.v.shape[-1] if type(how) is WeightedSum else None))
+    made = read_as_given(out, "out", call, (*rows, call.v.shape[-1] if type(how) is WeightedSum else None))
     return Upstream(
-        _of_call(dout, "dout", call, made.shape), made, np.ascontiguousarray(_of_call(lse, "lse", call, rows)),
-        None if dlse is None else _of_call(dlse, "dlse", call, rows),
+        read_as_given(dout, "dout", call, made.shape), made, np.ascontiguousarray(read_as_given(lse, "lse", call, rows)),
+        None if dlse is None else read_as_given(dlse, "dlse", call, rows),
     )  # fmt: skip
 
 
@@ -195,16 +176,6 @@ def _own_bias(bias: Any, call: Call) -> np.ndarray | None:
     if not any(n > 1 and not stride for n, stride in zip(given.shape, given.strides, strict=True)):
         return call.bias
     return read_bias(np.array(given, order="C"), call, (call.lq, call.lk), "Lq, Lk", "pass those as mask=")
-
-
-def _of_call(given: Any, name: str, call: Call, shape: tuple[Any, ...]) -> np.ndarray:
-    array = as_array(given, name)
-    wanted = shape[1:] if call.single else shape
-    if array.ndim != len(wanted) or any(n is not None and m != n for m, n in zip(array.shape, wanted, strict=True)):
-        spelled = ", ".join("width" if n is None else str(n) for n in wanted)
-        raise DimensionMismatchError(f"{name} must have shape ({spelled}), as the call whose gradients these are gave it, got {array.shape}")
-    array = of_call(array, name, call)
-    return clean(array[None] if call.single else array, call.compute)
 
 
 # --- from the output to the inputs --------------------------------------------------------------------------------------------------
@@ -263,16 +234,13 @@ def differentiate(
         with_params = any(name.startswith("aggregate.") for name in names)
         parts = add_reduced(call, upstream, bound, how, sums, threads, with_params)
         found["v"] = sums.dv
-    found.update(_named("aggregate", how.params, parts, call))
-    found.update(_named("score", head_params(rule, call.heads, scale), _score_params(sums, call, bound, names), call))
+    found.update(named_gradients("aggregate", how.params, parts, call))
+    found.update(named_gradients("score", head_params(rule, call.heads, scale), _score_params(sums, call, bound, names), call))
     found["q"], found["k"] = sums.dq, sums.dk
     if sums.dbias is not None:
         found["bias"] = sums.dbias
     if call.sinks is not None:
-        with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without keys or sink
-            share = np.nan_to_num(np.exp(call.sinks[:, None] - upstream.lse.astype(np.float64)))
-        axes = tuple(axis for axis in range(share.ndim) if axis != share.ndim - 2)
-        found["sinks"] = -(share * sums.delta).sum(axis=axes).astype(call.compute)
+        found["sinks"] = sinks_gradient(call.sinks, upstream.lse, sums.delta)
     return found
 
 
@@ -376,8 +344,7 @@ def _score_params(sums: Sums, call: Call, bound: tuple[np.ndarray, BoundScore | 
         products = row_products(sums.dq.astype(np.float64), call.q.astype(np.float64), 1)
         if not np.isfinite(products).all():
             products[~sums.dq.any(-1)] = 0  # rows that see nothing may hold anything
-        axes = tuple(axis for axis in range(products.ndim) if axis != products.ndim - 2)
-        return [{"scale": np.where(scale == 0, sums.dscale, products.sum(axis=axes) / np.where(scale == 0, 1, scale))}]
+        return [{"scale": np.where(scale == 0, sums.dscale, per_head(products) / np.where(scale == 0, 1, scale))}]
     parts = score.split_params(sums.dparams)
     for dx, dterms, side in ((sums.dq, sums.drows, "row"), (sums.dk, sums.dcols, "col")):
         if dterms:
@@ -385,26 +352,3 @@ def _score_params(sums: Sums, call: Call, bound: tuple[np.ndarray, BoundScore | 
             dx += gradient
             parts.append(dparams)
     return parts
-
-
-def _named(kind: str, params: dict[str, Any], gradients: Sequence[dict[str, Any]], call: Call) -> dict[str, np.ndarray]:
-    """Return the gradients of the parameters of a score or an aggregate, added up, in the shapes of the parameters."""
-    found = {}
-    for name, value in params.items():
-        shape = np.shape(value)
-        total = np.zeros(shape, np.float64)
-        for of in gradients:
-            if name in of:
-                gradient = np.asarray(of[name], np.float64)
-                # of each head where the parameter is one for all
-                total += gradient if gradient.shape == shape else summed_to(gradient, shape)
-        found[f"{kind}.{name}"] = np.asarray(saturated(total, call.compute))
-    return found
-
-
-def real_gradient(found: Any, shape: tuple[int, ...], name: str, call: Call) -> np.ndarray:
-    """Return what a vjp returned, checked, in the compute dtype."""
-    array = real_array(found, name, call)
-    if array.shape != shape:
-        raise DimensionMismatchError(f"{name} must return an array of shape {shape}, got {array.shape}")
-    return array.astype(call.compute, copy=False)

@@ -18,20 +18,19 @@ import numpy as np
 
 from .adjacency import Adjacency
 from .aggregates import Aggregate, WeightedSum
-from .backward import real_gradient
-from .call import Call, of_call, read_bias
+from .backward_rows import without_unseen
+from .call import read_bias
 from .edges import _ATTR_TO, _Edges, _read_call, _read_structure, _read_terms, _scale_weights, _values_of
 from .edges_backward_rows import EdgeSums, by_key, reduced_gradients, repair_keys, repair_rows, row_sums, score_gradients
 from .errors import DimensionMismatchError, InvalidInputError
+from .gradient_sums import ARRAYS, named_gradients, per_head, read_as_given, read_wrt, real_gradient, sinks_gradient
 from .isa import KernelsByDtype
 from .running import add_sinks, as_aggregate, as_score, empty, narrowed
-from .scores import BoundScore, head_params, saturated, summed_to
+from .scores import BoundScore, head_params, summed_to
 from .threads import resolve_threads
-from .validation import as_array, clean
 
 __all__ = ["edge_attention_backward"]
 
-ARRAYS = ("q", "k", "v")
 MOST_HEADS = 64
 """Heads that are taken together where they lie beside each other."""
 
@@ -142,17 +141,18 @@ def edge_attention_backward(
     team = resolve_threads(threads)
     rule, how = as_score(score), as_aggregate(aggregate)
     params = head_params(rule, call.heads, scale)
-    names = _read_wrt(wrt, params, how, {"bias": bias, "edge_terms": edge_terms, "edge_attr": edge_attr, "sinks": sinks})
+    given = {"bias": bias, "edge_terms": edge_terms, "edge_attr": edge_attr, "sinks": sinks}
+    names = read_wrt(wrt, [name for name, value in given.items() if value is not None], params, how.params)
     run = _Edges(call, pointers, keys, key_attr, value_attr, terms, team)
     rows = (*call.lead, call.heads, call.lq)
-    made = _of_call(out, "out", call, (*rows, run.value_width if type(how) is WeightedSum else None))
-    above = _of_call(dout, "dout", call, made.shape)
-    sums = EdgeSums(run, call.v, False, value_attr, above, made, _of_call(lse, "lse", call, rows), None, None)
+    made = read_as_given(out, "out", call, (*rows, run.value_width if type(how) is WeightedSum else None))
+    above = read_as_given(dout, "dout", call, made.shape)
+    sums = EdgeSums(run, call.v, False, value_attr, above, made, read_as_given(lse, "lse", call, rows), None, None)
     sums.lse = np.ascontiguousarray(sums.lse)
     if dlse is not None:
-        sums.dlse = _of_call(dlse, "dlse", call, rows)
+        sums.dlse = read_as_given(dlse, "dlse", call, rows)
     if dweights is not None:
-        sums.dweights = _of_call(dweights, "dweights", call, (*rows[:-1], keys.size))
+        sums.dweights = read_as_given(dweights, "dweights", call, (*rows[:-1], keys.size))
     run.bind(rule, scale)
     turn = indptr if isinstance(indptr, Adjacency) else Adjacency._trusted(pointers.copy(), keys.copy(), call.lk)
     found = _Backward(sums, how, names, params, turn).gradients()
@@ -170,31 +170,6 @@ def edge_attention_backward(
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------------------
-
-
-def _read_wrt(wrt: Any, params: dict[str, Any], aggregate: Aggregate, optional: dict[str, Any]) -> tuple[str, ...]:
-    if isinstance(wrt, str):
-        raise InvalidInputError(f"wrt must be several names, got the string {wrt!r}: write ({wrt!r},)")
-    try:
-        names = tuple(dict.fromkeys(wrt))
-    except TypeError:
-        raise InvalidInputError(f"wrt must be names of what gradients are wanted of, got {wrt!r}") from None
-    known = [*ARRAYS, *(name for name, given in optional.items() if given is not None)]
-    known += [f"score.{name}" for name in params] + [f"aggregate.{name}" for name in aggregate.params]
-    for name in names:
-        if name not in known:
-            raise InvalidInputError(f"wrt names {name!r}, which this call has not: it has {', '.join(known)}")
-    return names
-
-
-def _of_call(given: Any, name: str, call: Call, shape: tuple[Any, ...]) -> np.ndarray:
-    array = as_array(given, name)
-    wanted = shape[1:] if call.single else shape
-    if array.ndim != len(wanted) or any(n is not None and m != n for m, n in zip(array.shape, wanted, strict=True)):
-        spelled = ", ".join("width" if n is None else str(n) for n in wanted)
-        raise DimensionMismatchError(f"{name} must have shape ({spelled}), as the call whose gradients these are gave it, got {array.shape}")
-    array = of_call(array, name, call)
-    return clean(array[None] if call.single else array, call.compute)
 
 
 # --- from the output to the inputs --------------------------------------------------------------------------------------------------
@@ -249,8 +224,8 @@ class _Backward:
             found["edge_terms"] = np.stack(sums.dterms[len(sums.dterms) - len(self.run.edge_terms) :], axis=-1)
         if "sinks" in names:
             found["sinks"] = self._sinks(shift)
-        found |= _named("score", self.params, parts, call)
-        found |= _named("aggregate", self.how.params, self.aggregate_parts, call)
+        found |= named_gradients("score", self.params, parts, call)
+        found |= named_gradients("aggregate", self.how.params, self.aggregate_parts, call)
         return found
 
     # --- aggregates -----------------------------------------------------------------------------------------------------------------
@@ -298,8 +273,11 @@ class _Backward:
         name = f"{type(how).__name__}.values_vjp"
         if not sums.by_edge:
             if sums.dv is not None:
-                self.aggregate_parts.append(how.values_params_vjp(call.v, sums.dv))
-                sums.dv = real_gradient(how.values_vjp(call.v, sums.dv), call.v.shape, name, call)
+                v, unseen = without_unseen(call.v, (sums.dv != 0).any(-1))
+                self.aggregate_parts.append(how.values_params_vjp(v, sums.dv))
+                sums.dv = real_gradient(how.values_vjp(v, sums.dv), v.shape, name, call)
+                if unseen is not None:
+                    sums.dv[unseen] = 0
             return
         assert sums.dout is not None
         heads = call.k.shape[-3]
@@ -344,10 +322,7 @@ class _Backward:
         delta = np.zeros(sums.lse.shape) if shift is None else shift.astype(np.float64)
         if sums.dout is not None and sums.made is not None:
             delta = delta + np.einsum("...c,...c->...", sums.dout, sums.made, dtype=np.float64)
-        with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without edges or sink
-            share = np.nan_to_num(np.exp(call.sinks[:, None] - sums.lse.astype(np.float64)))
-        axes = tuple(axis for axis in range(share.ndim) if axis != share.ndim - 2)
-        return np.asarray(-(share * delta).sum(axis=axes).astype(call.compute))
+        return sinks_gradient(call.sinks, sums.lse, delta)
 
     # --- kernels --------------------------------------------------------------------------------------------------------------------
 
@@ -464,7 +439,7 @@ class _Backward:
             if not np.isfinite(products).all():
                 products[~sums.dq.any(-1)] = 0  # rows that see nothing may hold anything
             sums.dq *= run.scale[:, None, None]
-            return [{"scale": products.sum(axis=tuple(axis for axis in range(products.ndim) if axis != products.ndim - 2))}]
+            return [{"scale": per_head(products)}]
         parts = score.split_params(sums.dparams) if self.of_score else []
         if score.rows and sums.dq is not None and call.lq and call.batch:
             gradient, dparams = score.terms_vjp("row", sums.drows)
@@ -507,18 +482,3 @@ class _Backward:
             if sums.dattr is not None:
                 sums.dattr[first:stop] += gradient[..., width:].reshape(-1, stop - first, gradient.shape[-1] - width).sum(0)
         return parts
-
-
-def _named(kind: str, params: dict[str, Any], gradients: Sequence[dict[str, Any]], call: Call) -> dict[str, np.ndarray]:
-    """Return the gradients of parameters, added up, in the shapes of the parameters."""
-    found = {}
-    for name, value in params.items():
-        shape = np.shape(value)
-        total = np.zeros(shape, np.float64)
-        for of in gradients:
-            if name in of:
-                gradient = np.asarray(of[name], np.float64)
-                # of each head where the parameter is one for all
-                total += gradient if gradient.shape == shape else summed_to(gradient, shape)
-        found[f"{kind}.{name}"] = np.asarray(saturated(total, call.compute))
-    return found

@@ -1,15 +1,65 @@
-"""What a backward pass starts from, and where it adds up what it finds."""
+"""What both backward passes have in common, over tiles and along edges: what they start from, where they add up, and their last steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .call import Call
-from .scores import BoundScore
+from .call import Call, of_call
+from .errors import DimensionMismatchError, InvalidInputError
+from .running import real_array
+from .scores import BoundScore, saturated, summed_to
+from .validation import as_array, clean
 
-__all__ = ["Sums", "Upstream"]
+__all__ = [
+    "ARRAYS",
+    "Sums",
+    "Upstream",
+    "named_gradients",
+    "per_head",
+    "read_as_given",
+    "read_wrt",
+    "real_gradient",
+    "sinks_gradient",
+]
+
+ARRAYS = ("q", "k", "v")
+"""What every call has gradients of."""
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------------
+
+
+def read_wrt(wrt: Any, options: Iterable[str], score: Mapping[str, Any], aggregate: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of what gradients are wanted of, each once: q, k, v, the options that the call has, and parameters of its parts."""
+    if isinstance(wrt, str):
+        raise InvalidInputError(f"wrt must be several names, got the string {wrt!r}: write ({wrt!r},)")
+    try:
+        names = tuple(dict.fromkeys(wrt))
+    except TypeError:
+        raise InvalidInputError(f"wrt must be names of what gradients are wanted of, got {wrt!r}") from None
+    known = [*ARRAYS, *options, *(f"score.{name}" for name in score), *(f"aggregate.{name}" for name in aggregate)]
+    for name in names:
+        if name not in known:
+            raise InvalidInputError(f"wrt names {name!r}, which this call has not: it has {', '.join(known)}")
+    return names
+
+
+def read_as_given(given: Any, name: str, call: Call, shape: tuple[Any, ...]) -> np.ndarray:
+    """Return an array of a call whose gradients are wanted, in the shape that it had there; None in a shape is any width."""
+    array = as_array(given, name)
+    wanted = shape[1:] if call.single else shape
+    if array.ndim != len(wanted) or any(n is not None and m != n for m, n in zip(array.shape, wanted, strict=True)):
+        spelled = ", ".join("width" if n is None else str(n) for n in wanted)
+        raise DimensionMismatchError(f"{name} must have shape ({spelled}), as the call whose gradients these are gave it, got {array.shape}")
+    array = of_call(array, name, call)
+    return clean(array[None] if call.single else array, call.compute)
+
+
+# --- adding up ----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -92,3 +142,41 @@ class Sums:
             sums.dcols = [np.zeros(term.shape, dtype) for term in score.cols]
             sums.dparams = np.zeros(score.params.shape, np.float64)
         return sums
+
+
+# --- the last steps -----------------------------------------------------------------------------------------------------------------
+
+
+def named_gradients(kind: str, params: dict[str, Any], gradients: Sequence[dict[str, Any]], call: Call) -> dict[str, np.ndarray]:
+    """Return the gradients of the parameters of a score or an aggregate, added up, in the shapes of the parameters."""
+    found = {}
+    for name, value in params.items():
+        shape = np.shape(value)
+        total = np.zeros(shape, np.float64)
+        for of in gradients:
+            if name in of:
+                gradient = np.asarray(of[name], np.float64)
+                # of each head where the parameter is one for all
+                total += gradient if gradient.shape == shape else summed_to(gradient, shape)
+        found[f"{kind}.{name}"] = np.asarray(saturated(total, call.compute))
+    return found
+
+
+def real_gradient(found: Any, shape: tuple[int, ...], name: str, call: Call) -> np.ndarray:
+    """Return what a vjp returned, checked, in the compute dtype."""
+    array = real_array(found, name, call)
+    if array.shape != shape:
+        raise DimensionMismatchError(f"{name} must return an array of shape {shape}, got {array.shape}")
+    return array.astype(call.compute, copy=False)
+
+
+def sinks_gradient(sinks: np.ndarray, lse: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """Return the gradient of the sinks (Hq,): each is a key without a value, whose weight is exp(sink − lse), in rows (..., Hq, Lq)."""
+    with np.errstate(invalid="ignore"):  # −inf − −inf, of a row without keys or sink
+        share = np.nan_to_num(np.exp(sinks[:, None] - lse.astype(np.float64)))
+    return per_head(-(share * delta)).astype(sinks.dtype)
+
+
+def per_head(rows: np.ndarray) -> np.ndarray:
+    """Return the sums of numbers of rows (..., Hq, Lq) for each head, (Hq,)."""
+    return np.asarray(rows.sum(axis=tuple(axis for axis in range(rows.ndim) if axis != rows.ndim - 2)))
