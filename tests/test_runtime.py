@@ -414,8 +414,11 @@ INTERRUPTED = """
         "ruvattn.attention(q, q, q, mask=ruvattn.BoolMask(np.ones((1, q.shape[1]), bool)), dropout=0.1, seed=1)",
         "[ruvattn.attention(q[:, :1], q, q) for _ in range(10**6)]",
         "ruvattn.attention(q * np.float32(1e25), q, q * np.float32(1e25), threads=2)",
+        "ruvattn.attention_backward(q, q, q, q, q, np.full(q.shape[:2], 99, np.float32), threads=2)",
+        "ruvattn.attention_backward(q[:1], q[:1], q[:1], q[:1], q[:1], np.full((1, q.shape[1]), 99, np.float32), bias=np.zeros((30000, 1), 'f'), "
+        "wrt=['bias'], threads=1)",
     ],
-    ids=["dot", "causal with bias", "numpy score", "mask with dropout", "many short calls", "wide arithmetic"],
+    ids=["dot", "causal with bias", "numpy score", "mask with dropout", "many short calls", "wide arithmetic", "backward", "gradient of a bias"],
 )
 def test_ctrl_c_is_answered_between_blocks_and_the_process_goes_on(call):
     waited = run(textwrap.dedent(INTERRUPTED) + f"print(interrupted(lambda: {call}))", timeout=90)

@@ -21,6 +21,7 @@ from libc.string cimport memcpy, memset
 
 from .arrays cimport Arena, leading, offsets, reals, step, take
 from .backward cimport BACK_PANELS, Back, BackScratch, back_tile, padded, score_vjp
+from .block cimport interrupted
 from .dropout cimport head_key, row_key
 from .openmp cimport omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .panel cimport pack_panel, unpack_panel
@@ -186,6 +187,7 @@ cdef void head_keys(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t hk
     """One split of the keys of one key head, over all rows of its query heads."""
     cdef Py_ssize_t key0 = split * p.split_keys, key1 = key0 + p.split_keys, stop, h, i0, rows, low, high, j, c, end = p.first + p.rows_here
     cdef Py_ssize_t most = BACK_PANELS * 2 * VLEN, block_end
+    cdef double since = 0
     cdef real check = 0
     cdef real *to
     key1 = key1 if key1 < p.lk else p.lk
@@ -197,7 +199,7 @@ cdef void head_keys(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t hk
             memset(l.dk_raw, 0, (stop - key0) * p.d * sizeof(real))
         for h in range(hk * p.group, (hk + 1) * p.group):
             i0 = p.first
-            while i0 < end:
+            while i0 < end and not p.stop[0]:
                 rows = end - i0 if end - i0 < most else most
                 if p.plan_ptr != NULL:
                     block_end = p.first + ((i0 - p.first) // p.plan_rows + 1) * p.plan_rows
@@ -208,7 +210,13 @@ cdef void head_keys(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t hk
                 high = high if high < stop else stop
                 if low < high:
                     check += block(p, g, b, h, i0, rows, low, high, split, key0, w, l, parts)
+                    since += <double>rows * (high - low) * (3 * p.d + 2 * p.dv)
                 i0 += rows
+                # thread 0 is the caller's, the only one that can be the main one
+                if since > PATIENCE and omp_get_thread_num() == 0:
+                    since = 0
+                    if interrupted(p):
+                        p.stop[0] = 1
         for j in range(stop - key0):
             to = g.dk + g.dk_at[b] + hk * g.dk_head + (key0 + j) * g.dk_row
             for c in range(p.planes):
@@ -342,6 +350,8 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
                 with nogil:
                     for task in range(done, stop):
                         work(p, g, task, w, own, parts[0])
+            if p.stop[0]:
+                raise (<list>p.raised)[0]
             done = stop
             if done < tasks:
                 PyErr_CheckSignals()
@@ -403,6 +413,8 @@ def attend_backward(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray 
     cdef object capsule, dcols = None
     cdef double cost
     cdef real *parts = NULL
+    cdef int stop = 0
+    cdef list raised = []
     if batch == 0:
         return None
     memset(&p, 0, sizeof(p))
@@ -414,6 +426,8 @@ def attend_backward(cnp.ndarray q not None, cnp.ndarray k not None, cnp.ndarray 
         set_shapes(&p, q, k, v, tables)
         set_options(&p, tables, scale, causal, left, right, position, key_length, mask, bias, softcap, None, dropout, seed, plan, score)
         p.lse = reals(lse)
+        p.raised = <void *>raised
+        p.stop = &stop
         more = tables + TABLES * batch
         g.dout, g.dout_head, g.dout_row, g.dout_at = reals(dout), step(dout, dout.ndim - 3), step(dout, dout.ndim - 2), more
         g.dq, g.dq_head, g.dq_row, g.dq_at = reals(dq), step(dq, dq.ndim - 3), step(dq, dq.ndim - 2), more + batch
