@@ -29,8 +29,8 @@ try:
     from graph_cases import CASES as GRAPH_CASES
     from graph_figures import show_graph_figures
     from graph_peers import make_conv, show_graph, torch_calls
-    from peers import SHAPES, _sdpa
     from reporting import Report
+    from shapes import SHAPES, sdpa
 finally:
     sys.path.remove(str(FOLDER))
 
@@ -62,6 +62,17 @@ def test_rows_say_what_was_measured():
         assert (row["share"] is not None) == ("sgemm" in row["seconds"]) == large
 
 
+def test_gradients_beside_autograd_are_measured_and_the_same():
+    document = json.loads(peers("--backward", "--shapes=16x8x77", "--threads", "1", "--rounds", "1", "--json"))["backward"]
+    [row] = document["shapes"]
+    assert row["shape"] == "short batch 16x8x77x64"
+    assert row["difference"] < 100 * np.finfo(np.float32).eps
+    assert row["ratio"] == pytest.approx(row["median"]["sdpa"] / row["median"]["ruvattn"])
+    # A row of a longer head needs no more.
+    first, *rest = [entry["extra"] / entry["length"] for entry in document["memory"]]
+    assert all(entry < 1.2 * first for entry in rest)
+
+
 def test_table_is_printed():
     text = peers("--shapes", "tiny", "--threads", "1", "--rounds", "1")
     for word in ("tiny 8x16x64", "ratio", "geometric mean", "least"):
@@ -74,7 +85,7 @@ def test_both_sides_compute_the_same(index):
     shape = SHAPES[index]
     shape = replace(shape, queries=-(-shape.queries // 16), keys=-(-shape.keys // 16))
     (q, k, v), options = shape.arrays()
-    theirs = _sdpa(shape, q, k, v, options)().numpy()
+    theirs = sdpa(shape, q, k, v, options)().numpy()
     ours = ruvattn.attention(q, k, v, causal=shape.causal, **options)
     assert np.abs(ours - theirs).max() < 100 * np.finfo(np.float32).eps
 
