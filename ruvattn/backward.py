@@ -22,12 +22,24 @@ import numpy as np
 from .aggregates import Aggregate, WeightedSum
 from .backward_rows import add_again, add_reduced, add_rows, without_unseen
 from .call import Call, read_bias, read_call
-from .errors import InvalidInputError
-from .gradient_sums import ARRAYS, Sums, Upstream, named_gradients, per_head, read_as_given, read_wrt, real_gradient, sinks_gradient
+from .gradient_sums import (
+    ARRAYS,
+    Sums,
+    Upstream,
+    finish_gradient,
+    gradients_as_asked,
+    named_gradients,
+    per_head,
+    read_as_given,
+    read_wrt,
+    real_gradient,
+    require_seed,
+    sinks_gradient,
+)
 from .isa import KernelsByDtype
 from .residues import residue_parts, residues_fit
-from .running import add_sinks, as_aggregate, as_score, bind_score, empty, linear_values, narrowed, plans_of, run
-from .scores import BoundScore, Dot, Score, head_params, summed_to
+from .running import add_sinks, as_aggregate, as_score, bind_score, empty, linear_values, plans_of, run
+from .scores import BoundScore, Dot, Score, head_params
 from .threads import resolve_threads
 from .validation import as_array
 
@@ -124,8 +136,7 @@ def attention_backward(
         q, k, as_array(v, "v"), mask=mask, bias=bias, causal=causal, window=window, query_offset=query_offset, key_lengths=key_lengths,
         softcap=softcap, sinks=sinks, dropout=dropout, seed=seed,
     )  # fmt: skip
-    if call.dropout and seed is None:
-        raise InvalidInputError("seed must be that of the call whose gradients these are, got None: a dropout can't be found again without it")
+    require_seed(call, seed)
     team = resolve_threads(threads)
     rule, how = as_score(score), as_aggregate(aggregate)
     options = [name for name, given in (("bias", call.bias), ("sinks", call.sinks)) if given is not None]
@@ -145,17 +156,7 @@ def attention_backward(
                 sinks=sinks, dropout=dropout, seed=seed, threads=team,
             )  # fmt: skip
     found = differentiate(call, upstream, rule, how, scale, names, team)
-    gradients: dict[str, np.ndarray] = {}
-    for name in names:
-        gradient = found[name]
-        if name in ARRAYS:
-            gradient = narrowed(gradient, call.dtype)
-            gradient = gradient[0] if call.single else gradient
-        elif name == "bias":
-            shape = np.shape(bias)
-            gradient = np.zeros(shape, call.compute) if 0 in shape else summed_to(gradient, shape).astype(call.compute, copy=False)
-        gradients[name] = gradient
-    return gradients
+    return gradients_as_asked(found, names, call, {"bias": np.shape(bias)})
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------------------
@@ -327,11 +328,7 @@ def _finish_vjp(
     seen = ~np.isneginf(lse).ravel()
     if call.sinks is not None:
         add_sinks(acc, lse, call.sinks)
-    dacc = np.zeros((seen.size, acc.shape[-1]), call.compute)
-    flat = acc.reshape(dacc.shape)
-    name = f"{type(how).__name__}.finish_vjp"
-    dacc[seen] = real_gradient(how.finish_vjp(flat[seen], upstream.dout.reshape(seen.size, -1)[seen]), flat[seen].shape, name, call)
-    return replace(upstream, dout=dacc.reshape(acc.shape), out=acc), seen
+    return replace(upstream, dout=finish_gradient(how, acc, seen, upstream.dout, call), out=acc), seen
 
 
 def _score_params(sums: Sums, call: Call, bound: tuple[np.ndarray, BoundScore | None], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -23,10 +23,21 @@ from .call import read_bias
 from .edges import _ATTR_TO, _Edges, _read_call, _read_structure, _read_terms, _scale_weights, _values_of
 from .edges_backward_rows import EdgeSums, by_key, reduced_gradients, repair_keys, repair_rows, row_sums, score_gradients
 from .errors import DimensionMismatchError, InvalidInputError
-from .gradient_sums import ARRAYS, named_gradients, per_head, read_as_given, read_wrt, real_gradient, sinks_gradient
+from .gradient_sums import (
+    ARRAYS,
+    finish_gradient,
+    gradients_as_asked,
+    named_gradients,
+    per_head,
+    read_as_given,
+    read_wrt,
+    real_gradient,
+    require_seed,
+    sinks_gradient,
+)
 from .isa import KernelsByDtype
-from .running import add_sinks, as_aggregate, as_score, empty, narrowed
-from .scores import BoundScore, head_params, summed_to
+from .running import add_sinks, as_aggregate, as_score, empty
+from .scores import BoundScore, head_params
 from .threads import resolve_threads
 
 __all__ = ["edge_attention_backward"]
@@ -130,8 +141,7 @@ def edge_attention_backward(
     if edge_attr_to not in _ATTR_TO:
         raise InvalidInputError(f"edge_attr_to must be 'both', 'key' or 'value', got {edge_attr_to!r}")
     call, attr = _read_call(q, k, v, edge_attr, edge_attr_to != "value", softcap=softcap, sinks=sinks, dropout=dropout, seed=seed)
-    if call.dropout and seed is None:
-        raise InvalidInputError("seed must be that of the call whose gradients these are, got None: a dropout can't be found again without it")
+    require_seed(call, seed)
     pointers, keys = _read_structure(indptr, indices, call)
     if attr is not None and attr.shape[0] != keys.size:
         raise DimensionMismatchError(f"edge_attr must have a row for each of the {keys.size} edges, got shape {attr.shape}")
@@ -156,20 +166,7 @@ def edge_attention_backward(
     run.bind(rule, scale)
     turn = indptr if isinstance(indptr, Adjacency) else Adjacency._trusted(pointers.copy(), keys.copy(), call.lk)
     found = _Backward(sums, how, names, params, turn).gradients()
-    shapes = {"bias": np.shape(bias), "edge_terms": np.shape(edge_terms)}
-    gradients: dict[str, np.ndarray] = {}
-    for name in names:
-        gradient = found[name]
-        if name in ARRAYS:
-            gradient = narrowed(gradient, call.dtype)
-            gradient = gradient[0] if call.single else gradient
-        elif name in shapes:
-            gradient = summed_to(gradient, shapes[name]).astype(call.compute, copy=False)
-        gradients[name] = gradient
-    return gradients
-
-
-# --- reading ------------------------------------------------------------------------------------------------------------------------
+    return gradients_as_asked(found, names, call, {"bias": np.shape(bias), "edge_terms": np.shape(edge_terms)})
 
 
 # --- from the output to the inputs --------------------------------------------------------------------------------------------------
@@ -260,11 +257,8 @@ class _Backward:
         kept = ~np.isneginf(lse).ravel()
         if call.sinks is not None:
             add_sinks(acc, lse, call.sinks)
-        flat, dacc = acc.reshape(kept.size, -1), np.zeros((kept.size, values.shape[-1]), call.compute)
-        above = dout.reshape(kept.size, -1)[kept]
-        dacc[kept] = real_gradient(how.finish_vjp(flat[kept], above), flat[kept].shape, f"{type(how).__name__}.finish_vjp", call)
-        self.aggregate_parts.append(how.finish_params_vjp(flat[kept], above))
-        sums.values, sums.made, sums.dout, sums.value_attr = values, acc, dacc.reshape(acc.shape), None
+        self.aggregate_parts.append(how.finish_params_vjp(acc.reshape(kept.size, -1)[kept], dout.reshape(kept.size, -1)[kept]))
+        sums.values, sums.made, sums.dout, sums.value_attr = values, acc, finish_gradient(how, acc, kept, dout, call), None
         return self._through_values
 
     def _through_values(self) -> None:

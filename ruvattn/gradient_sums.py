@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .aggregates import Aggregate
 from .call import Call, of_call
 from .errors import DimensionMismatchError, InvalidInputError
-from .running import real_array
+from .running import narrowed, real_array
 from .scores import BoundScore, saturated, summed_to
 from .validation import as_array, clean
 
@@ -18,11 +19,14 @@ __all__ = [
     "ARRAYS",
     "Sums",
     "Upstream",
+    "finish_gradient",
+    "gradients_as_asked",
     "named_gradients",
     "per_head",
     "read_as_given",
     "read_wrt",
     "real_gradient",
+    "require_seed",
     "sinks_gradient",
 ]
 
@@ -57,6 +61,12 @@ def read_as_given(given: Any, name: str, call: Call, shape: tuple[Any, ...]) -> 
         raise DimensionMismatchError(f"{name} must have shape ({spelled}), as the call whose gradients these are gave it, got {array.shape}")
     array = of_call(array, name, call)
     return clean(array[None] if call.single else array, call.compute)
+
+
+def require_seed(call: Call, seed: int | None) -> None:
+    """Raise where a call dropped weights and nobody says by which seed."""
+    if call.dropout and seed is None:
+        raise InvalidInputError("seed must be that of the call whose gradients these are, got None: a dropout can't be found again without it")
 
 
 # --- adding up ----------------------------------------------------------------------------------------------------------------------
@@ -145,6 +155,31 @@ class Sums:
 
 
 # --- the last steps -----------------------------------------------------------------------------------------------------------------
+
+
+def finish_gradient(how: Aggregate, acc: np.ndarray, seen: np.ndarray, dout: np.ndarray, call: Call) -> np.ndarray:
+    """Return the gradient of the weighted sums (..., Hq, Lq, Dw) of a linear aggregate; 0 in rows, flat, that see nothing and skip `finish`."""
+    flat = acc.reshape(seen.size, -1)
+    dacc = np.zeros(flat.shape, call.compute)
+    above = dout.reshape(seen.size, -1)[seen]
+    dacc[seen] = real_gradient(how.finish_vjp(flat[seen], above), flat[seen].shape, f"{type(how).__name__}.finish_vjp", call)
+    return dacc.reshape(acc.shape)
+
+
+def gradients_as_asked(
+    found: Mapping[str, np.ndarray], names: Iterable[str], call: Call, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Return the gradients of these names as the caller gave what they are of: dtypes and axes of q, k and v, and the other ``shapes``."""
+    gradients = {}
+    for name in names:
+        gradient = found[name]
+        if name in ARRAYS:
+            gradient = narrowed(gradient, call.dtype)
+            gradient = gradient[0] if call.single else gradient
+        elif name in shapes:
+            gradient = summed_to(gradient, shapes[name]).astype(call.compute, copy=False)
+        gradients[name] = gradient
+    return gradients
 
 
 def named_gradients(kind: str, params: dict[str, Any], gradients: Sequence[dict[str, Any]], call: Call) -> dict[str, np.ndarray]:

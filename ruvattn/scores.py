@@ -551,6 +551,8 @@ class BoundScore:
 
 def summed_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return a gradient summed over the axes along which an array of a shape was broadcast."""
+    if 0 in shape:
+        return np.zeros(shape, gradient.dtype)
     if gradient.ndim > len(shape):
         gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
     axes = tuple(axis for axis, (n, m) in enumerate(zip(gradient.shape, shape, strict=True)) if m == 1 and n != 1)

@@ -243,7 +243,11 @@ class TrainableAttention(Attention):
         for name, array in parameters.items():
             require_finite(array, f"parameter {name!r}", "nothing was saved")
         self.check_parameters(parameters)
-        save_arrays(path, parameters, {"kind": KIND, "config": self.config.to_dict()})
+        save_arrays(path, parameters, self._checkpoint_metadata())
+
+    def _checkpoint_metadata(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the variant: its kind and configuration."""
+        return {"kind": KIND, "config": self.config.to_dict()}
 
     def load_checkpoint(self, path: str | PathLike[str]) -> None:
         """Read the parameters from a file that `save_checkpoint` wrote.

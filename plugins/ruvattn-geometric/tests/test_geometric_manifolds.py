@@ -67,7 +67,7 @@ def tangents(manifold, base, seed=0):
     return vector / manifold.norm(base, vector)[..., None]
 
 
-def close(found, expected, tolerance=1e-13):
+def assert_close(found, expected, tolerance=1e-13):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -117,14 +117,14 @@ def test_different_points_are_apart(manifold):
 @every
 def test_exp_inverts_log(manifold):
     x, y = points(manifold, 200), points(manifold, 200, seed=1)
-    close(manifold.exp_map(x, manifold.log_map(x, y)), y)
+    assert_close(manifold.exp_map(x, manifold.log_map(x, y)), y)
 
 
 @every
 def test_log_inverts_exp(manifold):
     x = points(manifold, 200)
     u = tangents(manifold, x)
-    close(manifold.log_map(x, manifold.exp_map(x, u)), u, 1e-12)
+    assert_close(manifold.log_map(x, manifold.exp_map(x, u)), u, 1e-12)
 
 
 @every
@@ -149,41 +149,41 @@ def test_zero_tangent_leads_nowhere(manifold):
 @every
 def test_length_of_log_is_distance(manifold):
     x, y = points(manifold, 200), points(manifold, 200, seed=1)
-    close(manifold.norm(x, manifold.log_map(x, y)), manifold.distance(x, y))
+    assert_close(manifold.norm(x, manifold.log_map(x, y)), manifold.distance(x, y))
 
 
 @every
 def test_norm_is_root_of_inner_product(manifold):
     x = points(manifold, 50)
     u = tangents(manifold, x)
-    close(manifold.norm(x, 3 * u), 3.0)
-    close(manifold.inner_product(x, 3 * u, 3 * u), 9.0)
+    assert_close(manifold.norm(x, 3 * u), 3.0)
+    assert_close(manifold.inner_product(x, 3 * u, 3 * u), 9.0)
 
 
 @every
 def test_inner_product_polarises(manifold):
     x = points(manifold, 50)
     u, v = tangents(manifold, x, 1), tangents(manifold, x, 2)
-    close(4 * manifold.inner_product(x, u, v), manifold.norm(x, u + v) ** 2 - manifold.norm(x, u - v) ** 2, 1e-12)
+    assert_close(4 * manifold.inner_product(x, u, v), manifold.norm(x, u + v) ** 2 - manifold.norm(x, u - v) ** 2, 1e-12)
 
 
 @every
 def test_maps_at_the_origin(manifold):
     y = points(manifold, 50)
     base = manifold.origin(WIDTH)
-    close(manifold.log_map0(y), manifold.log_map(base, y))
-    close(manifold.exp_map0(manifold.log_map0(y)), y)
+    assert_close(manifold.log_map0(y), manifold.log_map(base, y))
+    assert_close(manifold.exp_map0(manifold.log_map0(y)), y)
 
 
 @every
 def test_geodesic_has_its_ends_and_constant_speed(manifold):
     x, y = points(manifold, 50), points(manifold, 50, seed=1)
-    close(manifold.geodesic(0.0, x, y), x)
-    close(manifold.geodesic(1.0, x, y), y)
+    assert_close(manifold.geodesic(0.0, x, y), x)
+    assert_close(manifold.geodesic(1.0, x, y), y)
     t = np.linspace(-0.2, 1.2, 8)[:, None]
     path = manifold.geodesic(t, x, y)
     assert path.shape == (8, 50, WIDTH)
-    close(manifold.distance(path[1:], path[:-1]), np.broadcast_to(0.2 * manifold.distance(x, y), (7, 50)), 1e-12)
+    assert_close(manifold.distance(path[1:], path[:-1]), np.broadcast_to(0.2 * manifold.distance(x, y), (7, 50)), 1e-12)
 
 
 @every
@@ -192,20 +192,20 @@ def test_transport_keeps_inner_products(manifold):
     u, v = tangents(manifold, x, 1), tangents(manifold, x, 2)
     there = manifold.transport(u, x, y), manifold.transport(v, x, y)
     manifold.check_tangent(there[0], y)
-    close(manifold.inner_product(y, *there), manifold.inner_product(x, u, v), 1e-12)
+    assert_close(manifold.inner_product(y, *there), manifold.inner_product(x, u, v), 1e-12)
 
 
 @every
 def test_transport_there_and_back_changes_nothing(manifold):
     x, y = points(manifold, 100), points(manifold, 100, seed=1)
     u = tangents(manifold, x)
-    close(manifold.transport(manifold.transport(u, x, y), y, x), u, 1e-12)
+    assert_close(manifold.transport(manifold.transport(u, x, y), y, x), u, 1e-12)
 
 
 @every
 def test_transport_carries_the_velocity_along(manifold):
     x, y = points(manifold, 100), points(manifold, 100, seed=1)
-    close(manifold.transport(manifold.log_map(x, y), x, y), -manifold.log_map(y, x), 1e-12)
+    assert_close(manifold.transport(manifold.log_map(x, y), x, y), -manifold.log_map(y, x), 1e-12)
 
 
 @every
@@ -214,7 +214,7 @@ def test_transport_is_along_the_geodesic(manifold):
     x, y = points(manifold, 100), points(manifold, 100, seed=1)
     half = manifold.geodesic(0.5, x, y)
     u = tangents(manifold, x)
-    close(manifold.transport(manifold.transport(u, x, half), half, y), manifold.transport(u, x, y), 1e-12)
+    assert_close(manifold.transport(manifold.transport(u, x, half), half, y), manifold.transport(u, x, y), 1e-12)
 
 
 @every
@@ -248,9 +248,9 @@ def test_ball_and_hyperboloid_are_isometric(c):
     ball, sheet = PoincareBall(c), Lorentz(c)
     x, y = points(ball, 100), points(ball, 100, seed=1)
     there = ball_to_lorentz(x, c), ball_to_lorentz(y, c)
-    close(sheet.distance(*there), ball.distance(x, y))
-    close(lorentz_to_ball(there[0], c), x)
-    close(lorentz_to_ball(sheet.geodesic(0.3, *there), c), ball.geodesic(0.3, x, y))
+    assert_close(sheet.distance(*there), ball.distance(x, y))
+    assert_close(lorentz_to_ball(there[0], c), x)
+    assert_close(lorentz_to_ball(sheet.geodesic(0.3, *there), c), ball.geodesic(0.3, x, y))
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.0, 30.0])
@@ -258,9 +258,9 @@ def test_sphere_and_stereographic_coordinates_are_isometric(radius):
     sphere, flat = Sphere(radius), Stereographic(1 / radius**2)
     x, y = points(sphere, 100, scale=radius), points(sphere, 100, seed=1, scale=radius)
     there = sphere_to_stereographic(x, radius), sphere_to_stereographic(y, radius)
-    close(flat.distance(*there), sphere.distance(x, y), 1e-12)
-    close(stereographic_to_sphere(there[0], radius), x)
-    close(stereographic_to_sphere(flat.geodesic(0.3, *there), radius), sphere.geodesic(0.3, x, y), 1e-12)
+    assert_close(flat.distance(*there), sphere.distance(x, y), 1e-12)
+    assert_close(stereographic_to_sphere(there[0], radius), x)
+    assert_close(stereographic_to_sphere(flat.geodesic(0.3, *there), radius), sphere.geodesic(0.3, x, y), 1e-12)
 
 
 def test_stereographic_coordinates_near_the_antipode():
@@ -274,25 +274,25 @@ def test_geodesics_are_straight_in_kleins_ball():
     ball = PoincareBall(0.5)
     x, y = points(ball, 50), points(ball, 50, seed=1)
     a, b, m = (ball_to_klein(point, 0.5) for point in (x, y, ball.geodesic(0.4, x, y)))
-    close(np.linalg.norm(a - m, axis=-1) + np.linalg.norm(m - b, axis=-1), np.linalg.norm(a - b, axis=-1))
-    close(klein_to_ball(a, 0.5), x)
+    assert_close(np.linalg.norm(a - m, axis=-1) + np.linalg.norm(m - b, axis=-1), np.linalg.norm(a - b, axis=-1))
+    assert_close(klein_to_ball(a, 0.5), x)
 
 
 @pytest.mark.parametrize("c", [0.3, 1.0, 4.0])
 def test_mobius_translation_is_an_isometry(c):
     ball = PoincareBall(c)
     a, x, y = (points(ball, 100, seed=seed) for seed in range(3))
-    close(ball.distance(mobius_add(a, x, c), mobius_add(a, y, c)), ball.distance(x, y), 1e-12)
-    close(mobius_add(-a, mobius_add(a, x, c), c), x)
+    assert_close(ball.distance(mobius_add(a, x, c), mobius_add(a, y, c)), ball.distance(x, y), 1e-12)
+    assert_close(mobius_add(-a, mobius_add(a, x, c), c), x)
     np.testing.assert_array_equal(mobius_add(-a, a, c), 0)
-    close(mobius_add(a, np.zeros_like(a), c), a)
+    assert_close(mobius_add(a, np.zeros_like(a), c), a)
 
 
 def test_mobius_addition_is_the_textbook_one():
     a, x = points(PoincareBall(0.7), 100), points(PoincareBall(0.7), 100, seed=1)
     c, dot = 0.7, (a * x).sum(-1, keepdims=True)
     sa, sx = (a * a).sum(-1, keepdims=True), (x * x).sum(-1, keepdims=True)
-    close(mobius_add(a, x, c), ((1 + 2 * c * dot + c * sx) * a + (1 - c * sa) * x) / (1 + 2 * c * dot + c * c * sa * sx))
+    assert_close(mobius_add(a, x, c), ((1 + 2 * c * dot + c * sx) * a + (1 - c * sa) * x) / (1 + 2 * c * dot + c * c * sa * sx))
 
 
 def test_mobius_difference_of_near_points_keeps_its_digits():
@@ -346,10 +346,10 @@ def test_curvature_goes_through_zero_smoothly(operation):
 def test_stereographic_of_no_curvature_is_flat():
     x, y, u = vectors(50), vectors(50, seed=1), vectors(50, seed=2)
     flat = Stereographic(0.0)
-    close(flat.distance(x, y), 2 * np.linalg.norm(x - y, axis=-1))
-    close(flat.log_map(x, y), y - x)
-    close(flat.exp_map(x, u), x + u)
-    close(flat.transport(u, x, y), u)
+    assert_close(flat.distance(x, y), 2 * np.linalg.norm(x - y, axis=-1))
+    assert_close(flat.log_map(x, y), y - x)
+    assert_close(flat.exp_map(x, u), x + u)
+    assert_close(flat.transport(u, x, y), u)
 
 
 def test_stereographic_of_negative_curvature_is_the_ball():
@@ -533,9 +533,9 @@ def antipodes():
 @pytest.mark.parametrize(("manifold", "x", "y"), [*antipodes()], ids=["sphere", "stereographic"])
 def test_some_geodesic_leads_to_the_antipode(manifold, x, y):
     radius = np.asarray(manifold.curvature) ** -0.5
-    close(manifold.distance(x, y), np.full(10, np.pi * radius))
+    assert_close(manifold.distance(x, y), np.full(10, np.pi * radius))
     log = manifold.log_map(x, y)
-    close(manifold.norm(x, log), np.full(10, np.pi * radius))
+    assert_close(manifold.norm(x, log), np.full(10, np.pi * radius))
     assert np.all(manifold.distance(manifold.exp_map(x, log), y) < 1e-13)
 
 
@@ -543,10 +543,10 @@ def test_some_geodesic_leads_to_the_antipode(manifold, x, y):
 def test_transport_to_the_antipode_is_along_that_geodesic(manifold, x, y):
     u, v = tangents(manifold, x, 1), tangents(manifold, x, 2)
     there = manifold.transport(u, x, y), manifold.transport(v, x, y)
-    close(manifold.inner_product(y, *there), manifold.inner_product(x, u, v), 1e-12)
+    assert_close(manifold.inner_product(y, *there), manifold.inner_product(x, u, v), 1e-12)
     step = manifold.log_map(x, y)
     half = manifold.exp_map(x, step / 2)
-    close(manifold.transport(manifold.transport(u, x, half), half, y), there[0], 1e-12)
+    assert_close(manifold.transport(manifold.transport(u, x, half), half, y), there[0], 1e-12)
 
 
 # --- closed means -----------------------------------------------------------------------------------------------------------------
@@ -559,13 +559,13 @@ def weights_of(*shape, seed=5):
 @every
 def test_midpoint_of_two_points_is_halfway(manifold):
     x, y = points(manifold, 50), points(manifold, 50, seed=1)
-    close(manifold.midpoint(np.stack([x, y], axis=-2)), manifold.geodesic(0.5, x, y), 1e-12)
+    assert_close(manifold.midpoint(np.stack([x, y], axis=-2)), manifold.geodesic(0.5, x, y), 1e-12)
 
 
 @every
 def test_midpoint_of_one_place_is_that_place(manifold):
     x = points(manifold, 50)
-    close(manifold.midpoint(np.repeat(x[:, None], 5, axis=1), weights_of(5)), x)
+    assert_close(manifold.midpoint(np.repeat(x[:, None], 5, axis=1), weights_of(5)), x)
 
 
 def test_midpoint_of_far_points_keeps_its_digits():
@@ -582,35 +582,35 @@ def test_midpoint_in_the_ball_is_einsteins():
     c, x, w = 0.7, points(PoincareBall(0.7), 4, 9), weights_of(4, 9)
     klein = ball_to_klein(x, c)
     gamma = (w / np.sqrt(1 - c * (klein**2).sum(-1)))[..., None]
-    close(PoincareBall(c).midpoint(x, w), klein_to_ball((gamma * klein).sum(-2) / gamma.sum(-2), c))
+    assert_close(PoincareBall(c).midpoint(x, w), klein_to_ball((gamma * klein).sum(-2) / gamma.sum(-2), c))
 
 
 def test_midpoint_on_the_hyperboloid_is_the_normalised_sum():
     c, x, w = 0.7, points(Lorentz(0.7), 4, 9), weights_of(4, 9)
     total = (w[..., None] * x).sum(-2)
     norm = np.sqrt(c * (total[..., :1] ** 2 - (total[..., 1:] ** 2).sum(-1, keepdims=True)))
-    close(Lorentz(c).midpoint(x, w), total / norm)
-    close(ball_to_lorentz(PoincareBall(c).midpoint(lorentz_to_ball(x, c), w), c), total / norm)
+    assert_close(Lorentz(c).midpoint(x, w), total / norm)
+    assert_close(ball_to_lorentz(PoincareBall(c).midpoint(lorentz_to_ball(x, c), w), c), total / norm)
 
 
 def test_midpoint_on_the_sphere_is_the_normalised_sum():
     x, w = points(Sphere(2.0), 4, 9, scale=2.0), weights_of(4, 9)
     total = (w[..., None] * x).sum(-2)
-    close(Sphere(2.0).midpoint(x, w), 2 * total / np.linalg.norm(total, axis=-1, keepdims=True))
-    close(stereographic_to_sphere(Stereographic(0.25).midpoint(sphere_to_stereographic(x, 2.0), w), 2.0), Sphere(2.0).midpoint(x, w), 1e-12)
+    assert_close(Sphere(2.0).midpoint(x, w), 2 * total / np.linalg.norm(total, axis=-1, keepdims=True))
+    assert_close(stereographic_to_sphere(Stereographic(0.25).midpoint(sphere_to_stereographic(x, 2.0), w), 2.0), Sphere(2.0).midpoint(x, w), 1e-12)
 
 
 def test_midpoint_beyond_the_equator_of_stereographic_coordinates():
     sphere = Sphere()
     x = -points(sphere, 6, 9)  # around the antipode of the origin
-    close(stereographic_to_sphere(Stereographic(1.0).midpoint(sphere_to_stereographic(x))), sphere.midpoint(x), 1e-12)
+    assert_close(stereographic_to_sphere(Stereographic(1.0).midpoint(sphere_to_stereographic(x))), sphere.midpoint(x), 1e-12)
 
 
 @every
 def test_only_ratios_of_weights_matter(manifold):
     x, w = points(manifold, 9), weights_of(9)
     for factor in (7.0, 1e-300, 1e300):
-        close(manifold.midpoint(x, factor * w), manifold.midpoint(x, w))
+        assert_close(manifold.midpoint(x, factor * w), manifold.midpoint(x, w))
 
 
 @every
@@ -642,14 +642,14 @@ def test_frechet_mean_comes_with_a_residual_of_rounding(manifold):
 @every
 def test_frechet_mean_of_two_points_divides_the_way_by_weight(manifold):
     x, y = points(manifold, 5, scale=0.5), points(manifold, 5, seed=1, scale=0.5)
-    close(manifold.mean(np.stack([x, y], axis=-2), np.array([1.0, 3.0])), manifold.geodesic(0.75, x, y), 1e-10)
+    assert_close(manifold.mean(np.stack([x, y], axis=-2), np.array([1.0, 3.0])), manifold.geodesic(0.75, x, y), 1e-10)
 
 
 def test_midpoint_reports_how_far_it_is_from_the_frechet_mean():
     ball = PoincareBall()
     x, w = points(ball, 9), weights_of(9)
     middle, residual = ball.mean(x, w, method="midpoint", return_residual=True)
-    close(residual, ball.norm(middle, ((w / w.sum())[:, None] * ball.log_map(middle, x)).sum(0)), 1e-12)
+    assert_close(residual, ball.norm(middle, ((w / w.sum())[:, None] * ball.log_map(middle, x)).sum(0)), 1e-12)
     assert 1e-3 < residual < 1
 
 
@@ -678,7 +678,7 @@ def test_curvature_per_head_is_that_of_each_head(kind, values, operation):
         return getattr(manifold, operation)(*((x,) if operation in ("midpoint", "mean", "log_map0") else (x, y)))
 
     found = run(together, x, y)
-    close(found, np.stack([run(head, x[:, at], y[:, at]) for at, head in enumerate(heads)], axis=1), 1e-12)
+    assert_close(found, np.stack([run(head, x[:, at], y[:, at]) for at, head in enumerate(heads)], axis=1), 1e-12)
 
 
 def test_curvature_may_be_per_batch_entry():
@@ -686,7 +686,7 @@ def test_curvature_may_be_per_batch_entry():
     x, y = points(ball, 2, 3, 7), points(ball, 2, 3, 5, seed=1)
     found = ball.pairwise_distance(x, y)
     assert found.shape == (2, 3, 7, 5)
-    close(found[1], PoincareBall(2.0).pairwise_distance(x[1], y[1]))
+    assert_close(found[1], PoincareBall(2.0).pairwise_distance(x[1], y[1]))
 
 
 def test_curvature_is_told():
@@ -730,7 +730,7 @@ def test_leading_axes_broadcast(manifold):
     x, y = points(manifold, 3, 1, 4), points(manifold, 5, 4, seed=1)
     found = manifold.distance(x, y)
     assert found.shape == (3, 5, 4)
-    close(found[2, 1], manifold.distance(x[2, 0], y[1]))
+    assert_close(found[2, 1], manifold.distance(x[2, 0], y[1]))
     assert manifold.exp_map(x, np.zeros_like(x)).shape == x.shape
     assert manifold.project_tangent(y, x).shape == (3, 5, 4, WIDTH)
     assert manifold.transport(np.zeros_like(x), x, y).shape == (3, 5, 4, WIDTH)
@@ -771,9 +771,9 @@ def test_inputs_are_not_written_and_not_returned(manifold):
 @every
 def test_pairwise_distance_is_the_distance_of_each_pair(manifold):
     x, y = points(manifold, 2, 3, 8), points(manifold, 3, 5, seed=1)
-    close(manifold.pairwise_distance(x, y), manifold.distance(x[..., :, None, :], y[..., None, :, :]))
+    assert_close(manifold.pairwise_distance(x, y), manifold.distance(x[..., :, None, :], y[..., None, :, :]))
     own = manifold.pairwise_distance(x)
-    close(own, manifold.distance(x[..., :, None, :], x[..., None, :, :]))
+    assert_close(own, manifold.distance(x[..., :, None, :], x[..., None, :, :]))
     assert not np.signbit(own).any()
 
 
@@ -945,7 +945,7 @@ def test_projected_tangents_are_tangent_and_stay(manifold):
     x = points(manifold, 50, scale=2.0)
     u = manifold.project_tangent(vectors(50), x)
     manifold.check_tangent(u, x)
-    close(manifold.project_tangent(u, x), u)
+    assert_close(manifold.project_tangent(u, x), u)
 
 
 @pytest.mark.parametrize("manifold", [Lorentz(), Sphere(2.0), Product([(Lorentz(), 3), (Sphere(), 3)])], ids=repr)
@@ -971,7 +971,7 @@ def test_a_step_that_is_nothing_but_rounding_leads_nowhere(manifold):
     x = points(manifold, 50)
     u, v = tangents(manifold, x), tangents(manifold, x)
     noise = (u / 3 + v / 7) - (u / 7 + v / 3) + 1e-16 * vectors(50)
-    close(manifold.exp_map(x, noise), x)
+    assert_close(manifold.exp_map(x, noise), x)
     assert np.all(manifold.norm(x, noise) < 1e-13)
 
 
@@ -985,9 +985,9 @@ def test_of_a_vector_the_tangent_part_counts(manifold):
         off = u + x
     else:
         off = u
-    close(manifold.exp_map(x, off), manifold.exp_map(x, u), 1e-12)
-    close(manifold.norm(x, off), manifold.norm(x, u), 1e-12)
-    close(manifold.transport(off, x, y), manifold.transport(u, x, y), 1e-12)
+    assert_close(manifold.exp_map(x, off), manifold.exp_map(x, u), 1e-12)
+    assert_close(manifold.norm(x, off), manifold.norm(x, u), 1e-12)
+    assert_close(manifold.transport(off, x, y), manifold.transport(u, x, y), 1e-12)
 
 
 def test_what_rounds_onto_the_edge_is_no_point():
@@ -1095,13 +1095,13 @@ def test_a_signature_names_components():
     assert space.width == 14
     x, y = space.random((5, 14), seed=0), space.random((5, 14), seed=1)
     squares = [manifold.distance(x[:, part], y[:, part]) ** 2 for (manifold, _), part in zip(space.components, space.slices, strict=True)]
-    close(space.distance(x, y) ** 2, sum(squares))
+    assert_close(space.distance(x, y) ** 2, sum(squares))
 
 
 def test_a_signature_may_have_a_number_per_head():
     space = Product.from_signature([["hyperbolic", 2, [0.5, 2.0]], ["euclidean", 1]])
     x = space.random((2, 4, 3), seed=0)
-    close(space.distance(x[:, :2], x[:, 2:])[1], Product([(PoincareBall(2.0), 2), (Euclidean(), 1)]).distance(x[1, :2], x[1, 2:]))
+    assert_close(space.distance(x[:, :2], x[:, 2:])[1], Product([(PoincareBall(2.0), 2), (Euclidean(), 1)]).distance(x[1, :2], x[1, 2:]))
 
 
 def test_parts_are_views_and_join_again():

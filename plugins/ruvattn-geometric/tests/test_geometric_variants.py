@@ -75,7 +75,7 @@ def merge(x):
     return x.reshape(*x.shape[:-2], -1)
 
 
-def close(found, expected, atol=1e-12):
+def assert_close(found, expected, atol=1e-12):
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
@@ -148,7 +148,7 @@ def test_the_weights_are_the_softmax_of_the_distances_of_the_heads(name, label):
     distances = np.stack([layer.manifold.distance(split(q), split(k)[..., j, None, :]) for j in range(k.shape[-2])], -1)
     tau = np.reshape(layer.config.options["temperature"], (-1, 1, 1))
     expected = softmax(-(distances**2 if label == "squared" else distances) / tau)
-    close(layer.compute_manifold_weights(q, k), expected)
+    assert_close(layer.compute_manifold_weights(q, k), expected)
 
 
 def test_dual_space_adds_the_dot_product_and_the_distance():
@@ -159,7 +159,7 @@ def test_dual_space_adds_the_dot_product_and_the_distance():
         a, b = split(q)[head], split(k)[head]
         distances = PoincareBall(c).distance(a[:, None, 3:], b[None, :, 3:])
         expected.append(softmax((weight * a[:, :3] @ b[:, :3].T - 2 * distances) / 0.5))
-    close(layer.compute_manifold_weights(q, k), np.array(expected))
+    assert_close(layer.compute_manifold_weights(q, k), np.array(expected))
 
 
 @by_name
@@ -169,7 +169,7 @@ def test_the_output_is_the_mean_of_the_values_under_the_weights(name, method):
     q, k, v = inputs_for(layer)
     weights = layer.compute_manifold_weights(q, k)
     rows = [layer.manifold.mean(split(v), weights[:, i], method=method) for i in range(len(q))]
-    close(layer(q, k, v), np.stack(rows).reshape(len(q), -1), 1e-8 if method == "frechet" else 1e-12)
+    assert_close(layer(q, k, v), np.stack(rows).reshape(len(q), -1), 1e-8 if method == "frechet" else 1e-12)
 
 
 @by_name
@@ -185,7 +185,7 @@ def test_heads_do_not_mix(name):
         moved = layer(*other)
         same = np.ones(WIDTH, bool)
         same[columns] = False
-        close(moved[:, same], together[:, same])
+        assert_close(moved[:, same], together[:, same])
 
 
 @by_name
@@ -193,7 +193,7 @@ def test_weighted_sum_leaves_values_plain_and_of_any_width(name):
     layer = of(name, aggregate="weighted-sum")
     q, k, v = inputs_for(layer, value_width=6)
     weights = layer.compute_manifold_weights(q, k)
-    close(layer(q, k, 1e6 * v), merge(weights @ split(1e6 * v)), 1e-6)
+    assert_close(layer(q, k, 1e6 * v), merge(weights @ split(1e6 * v)), 1e-6)
 
 
 def test_values_may_be_points_of_another_dimension():
@@ -202,7 +202,7 @@ def test_values_may_be_points_of_another_dimension():
     v = 0.5 * np.random.default_rng(0).random((len(k), 6))
     weights = layer.compute_manifold_weights(q, k)
     expected = np.stack([layer.manifold.midpoint(split(v), weights[:, i]) for i in range(len(q))])
-    close(layer(q, k, v), expected.reshape(len(q), -1))
+    assert_close(layer(q, k, v), expected.reshape(len(q), -1))
     with pytest.raises(DimensionMismatchError, match="values|v must have width 24, got 6"):
         of("product")(*inputs_for(of("product"))[:2], v)
 
@@ -217,10 +217,10 @@ def test_tangent_vectors_are_mapped_to_points_and_back(name):
     manifold = layer.manifold
     points = [merge(manifold.exp_map0(split(x))) for x in tangents]
     expected = of_points(*points)
-    close(layer(*tangents), merge(manifold.log_map0(split(expected))))
-    close(of(name, inputs="tangent", outputs="manifold", **PER_HEAD[name])(*tangents), expected)
-    close(layer.forward_geometric(*points), expected)
-    close(layer(*tangents), merge(manifold.log_map0(split(expected))))  # it takes tangent vectors again
+    assert_close(layer(*tangents), merge(manifold.log_map0(split(expected))))
+    assert_close(of(name, inputs="tangent", outputs="manifold", **PER_HEAD[name])(*tangents), expected)
+    assert_close(layer.forward_geometric(*points), expected)
+    assert_close(layer(*tangents), merge(manifold.log_map0(split(expected))))  # it takes tangent vectors again
 
 
 @by_name
@@ -241,7 +241,7 @@ def test_projections_are_linear_at_the_origin(name, inputs):
     tangents = given if inputs == "tangent" else [merge(manifold.log_map0(split(x))) for x in given]
     points = [merge(manifold.exp_map0(mapped(x, role))) for x, role in zip(tangents, "qkv", strict=True)]
     made = mapped(merge(manifold.log_map0(split(plain(*points)))), "o")
-    close(layer(*given), merge(made if inputs == "tangent" else manifold.exp_map0(made)), 1e-10)
+    assert_close(layer(*given), merge(made if inputs == "tangent" else manifold.exp_map0(made)), 1e-10)
 
 
 MANIFOLDS = [
@@ -284,8 +284,8 @@ def test_the_maps_are_those_of_the_manifold(name):
     layer = of(name)
     x, y = (split(a)[..., :5, :] for a in inputs_for(layer)[:2])
     tangent = layer.log_map(x, y)
-    close(layer.exp_map(x, tangent), y, 1e-10)
-    close(layer.project_tangent(tangent, x), tangent, 1e-10)
+    assert_close(layer.exp_map(x, tangent), y, 1e-10)
+    assert_close(layer.project_tangent(tangent, x), tangent, 1e-10)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -382,8 +382,8 @@ def test_an_isometry_keeps_the_weights_and_moves_the_output_with_the_values(name
     layer = of(name, **options, **({"aggregate": aggregate} if aggregate else {}))
     q, k, v = inputs_for(layer)
     weights = layer.compute_manifold_weights(q, k)
-    close(layer.compute_manifold_weights(moved(q), moved(k)), weights, 1e-10)
-    close(layer(moved(q), moved(k), moved(v)), moved(layer(q, k, v)), 1e-7 if aggregate else 1e-10)
+    assert_close(layer.compute_manifold_weights(moved(q), moved(k)), weights, 1e-10)
+    assert_close(layer(moved(q), moved(k), moved(v)), moved(layer(q, k, v)), 1e-7 if aggregate else 1e-10)
 
 
 # --- the limit of no curvature ----------------------------------------------------------------------------------------------
@@ -403,9 +403,9 @@ def test_without_curvature_the_ball_is_flat_space_of_twice_the_size(name):
     options = {"c": TINY} if name == "hyperbolic" else {"curvature": -TINY}
     layer = of(name, temperature=0.5, **options)
     q, k, v = np.random.default_rng(0).normal(size=(3, 7, WIDTH))
-    close(split(layer(q, k, v)), flat_output(q, k, v, 2.0), 1e-3)
+    assert_close(split(layer(q, k, v)), flat_output(q, k, v, 2.0), 1e-3)
     standard = ruvattn.create("standard", embed_dim=WIDTH, num_heads=HEADS, score="euclidean-distance", score_options={"temperature": 0.25})
-    close(layer(q, k, v), standard(q, k, v), 1e-3)
+    assert_close(layer(q, k, v), standard(q, k, v), 1e-3)
 
 
 @pytest.mark.parametrize(("name", "options"), [("lorentz", {"c": TINY}), ("spherical", {"radius": TINY**-0.5})])
@@ -415,9 +415,9 @@ def test_without_curvature_hyperboloid_and_sphere_are_flat_space_around_the_orig
     for x in (q, k, v):
         split(x)[..., 0] = 0
     found = split(layer(q, k, v))
-    close(found[..., 1:], flat_output(q, k, v, 1.0, slice(1, None)), 1e-3)
+    assert_close(found[..., 1:], flat_output(q, k, v, 1.0, slice(1, None)), 1e-3)
     standard = ruvattn.create("standard", embed_dim=WIDTH, num_heads=HEADS, score="euclidean-distance", score_options={"temperature": 0.5})
-    close(merge(found), standard(q, k, v), 1e-3)
+    assert_close(merge(found), standard(q, k, v), 1e-3)
 
 
 def test_without_curvature_a_product_is_flat_space():
@@ -426,7 +426,7 @@ def test_without_curvature_a_product_is_flat_space():
     for x in (q, k, v):
         split(x)[..., [0, 3]] = 0
     standard = ruvattn.create("standard", embed_dim=WIDTH, num_heads=HEADS, score="euclidean-distance")
-    close(layer(q, k, v), standard(q, k, v), 1e-3)
+    assert_close(layer(q, k, v), standard(q, k, v), 1e-3)
 
 
 def test_without_curvature_dual_space_is_a_dot_product_less_a_flat_distance():
@@ -434,14 +434,14 @@ def test_without_curvature_dual_space_is_a_dot_product_less_a_flat_distance():
     q, k, v = np.random.default_rng(0).normal(size=(3, 7, WIDTH))
     a, b = split(q), split(k)
     logits = a[..., :4] @ b[..., :4].swapaxes(-1, -2) - 2 * np.linalg.norm(a[..., :, None, 4:] - b[..., None, :, 4:], axis=-1)
-    close(split(layer(q, k, v)), softmax(logits) @ split(v), 1e-3)
+    assert_close(split(layer(q, k, v)), softmax(logits) @ split(v), 1e-3)
 
 
 def test_curvature_goes_through_zero_without_a_jump():
     q, k, v = 0.5 * np.random.default_rng(0).normal(size=(3, 7, WIDTH))
     flat = of("mixed-curvature", curvature=0.0)(q, k, v)
     for curvature in (1e-6, -1e-6, 1e-9, -1e-9, 1e-300):
-        close(of("mixed-curvature", curvature=curvature)(q, k, v), flat, 20 * abs(curvature) + 1e-14)
+        assert_close(of("mixed-curvature", curvature=curvature)(q, k, v), flat, 20 * abs(curvature) + 1e-14)
     small = [of("mixed-curvature", curvature=curvature)(q, k, v) - flat for curvature in (1e-4, -1e-4)]
     np.testing.assert_allclose(small[0], -small[1], rtol=0, atol=1e-2 * np.abs(small[0]).max())  # a slope, and no kink
 
@@ -498,7 +498,7 @@ def test_project_moves_what_is_off_and_counts(name):
     off = [int(layer.manifold.outside(split(x)).sum()) for x in (q, k, v)]
     out = layer(q[:5], k, v)
     assert layer.num_projected["k"] == off[1] and layer.num_projected["v"] == off[2]
-    close(out, of(name)(points[0][:5], points[1], points[2]), 1e-6)
+    assert_close(out, of(name)(points[0][:5], points[1], points[2]), 1e-6)
     layer.reset()
     assert layer.num_projected == {"q": 0, "k": 0, "v": 0, "out": 0}
 
@@ -511,7 +511,7 @@ def test_project_makes_vectors_tangent_and_counts(name):
     assert layer.num_projected == {"q": 27, "k": 27, "v": 27, "out": 0}
     flat = split(x.copy())
     flat[..., layer.manifold.origin(WIDTH // HEADS) != 0] = 0
-    close(of(name, inputs="tangent")(merge(flat)), out)
+    assert_close(of(name, inputs="tangent")(merge(flat)), out)
 
 
 def test_counts_are_of_the_own_thread():
@@ -546,7 +546,7 @@ def test_what_nobody_sees_may_be_off_the_manifold(options):
     k[7], v[8, 3] = 3.0, -9.0
     given = {**options, "mask": np.broadcast_to(options["mask"], (6, 9))} if "mask" in options and np.ndim(options["mask"]) == 1 else options
     expected = layer(q, k[:6], v[:6], **({"causal": True} if "causal" in options or "window" in options else {}))
-    close(layer(q, k, v, **given), expected)
+    assert_close(layer(q, k, v, **given), expected)
     k[4, 3], k[5, 3] = 5.0, 7.0
     with pytest.raises(InvalidInputError, match=r"k.*row \(4, 0\)"):  # the first that is seen
         layer(q, k, v, **given)
@@ -637,8 +637,8 @@ def test_parameters_are_shared_with_the_forms_of_points(name):
     tangents = inputs_for(layer)
     points = [merge(layer.manifold.exp_map0(split(x))) for x in tangents]
     assert not layer(*tangents).any()
-    close(split(layer.forward_geometric(*points)), np.broadcast_to(layer.manifold.origin(WIDTH // HEADS), (HEADS, 6, WIDTH // HEADS)))
-    close(layer.compute_manifold_weights(*points[:2]), layer.get_attention_weights(layer.forward_with_context(*tangents)[1]))
+    assert_close(split(layer.forward_geometric(*points)), np.broadcast_to(layer.manifold.origin(WIDTH // HEADS), (HEADS, 6, WIDTH // HEADS)))
+    assert_close(layer.compute_manifold_weights(*points[:2]), layer.get_attention_weights(layer.forward_with_context(*tangents)[1]))
 
 
 def test_grouped_queries_share_keys():
@@ -646,7 +646,7 @@ def test_grouped_queries_share_keys():
     q, k, v = inputs_for(layer)
     _, context = layer.forward_with_context(q, k, v)
     assert context.k.shape == (1, 9, 12)
-    close(context.out, reference.attention(context.q, context.k, context.v, **context.options))
+    assert_close(context.out, reference.attention(context.q, context.k, context.v, **context.options))
 
 
 def test_the_defaults_fit_any_width():
@@ -661,7 +661,7 @@ def test_masks_and_the_other_options_of_the_base_are_taken():
     q, k, v = inputs_for(layer, lk=6)
     out, context = layer.forward_with_context(q, k, v, sinks=np.zeros(HEADS), dropout=0.3, seed=1)
     assert {"causal", "window", "softcap", "sinks", "dropout", "seed", "score", "aggregate"} <= set(context.options)
-    close(out, merge(reference.attention(context.q, context.k, context.v, **context.options)))
+    assert_close(out, merge(reference.attention(context.q, context.k, context.v, **context.options)))
     assert layer.compute_manifold_weights(q, k)[:, 0, 1:].max() == 0
 
 

@@ -48,7 +48,7 @@ def oracle(q, k, v, seen, heads=HEADS, **options):
     return out.swapaxes(-3, -2).reshape(*q.shape[:-1], -1)
 
 
-def close(found, expected):
+def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
@@ -131,7 +131,7 @@ def dense(rule, lq, lk, offset=0):
 def test_a_variant_sees_the_pairs_of_its_rule(name, options, rule, causal):
     q, k, v = sequences(29, lead=(2,))
     seen = dense(rule, 29, 29)
-    close(of(name, **options)(q, k, v, causal=causal), oracle(q, k, v, seen, causal=causal))
+    assert_close(of(name, **options)(q, k, v, causal=causal), oracle(q, k, v, seen, causal=causal))
 
 
 @by_rule
@@ -140,8 +140,8 @@ def test_the_masks_of_a_call_are_added_to_its_own(name, options, rule):
     extra = np.random.default_rng(0).random((29, 29)) < 0.7
     given = {"key_lengths": [29, 25], "window": (20, 20), "softcap": 3.0}
     expected = oracle(q, k, v, dense(rule, 29, 29) & extra, **given)
-    close(of(name, **options)(q, k, v, mask=extra, **given), expected)
-    close(of(name, **options)(q, k, v, mask=sparse.csr_array(extra), **given), expected)
+    assert_close(of(name, **options)(q, k, v, mask=extra, **given), expected)
+    assert_close(of(name, **options)(q, k, v, mask=sparse.csr_array(extra), **given), expected)
 
 
 @by_rule
@@ -150,7 +150,7 @@ def test_the_weights_are_those_of_the_pairs(name, options, rule):
     layer = of(name, **options)
     layer(q, k, v)
     weights = layer.get_attention_weights()
-    close(weights, reference.attention_weights(split(q), split(k), mask=dense(rule, 29, 29)))
+    assert_close(weights, reference.attention_weights(split(q), split(k), mask=dense(rule, 29, 29)))
     assert not weights[~dense(rule, 29, 29)].any()
 
 
@@ -159,7 +159,7 @@ def test_the_weights_are_those_of_the_pairs(name, options, rule):
 def test_queries_stand_where_query_offset_says(name, options, rule, lq, lk, offset):
     q, k, v = sequences(lq, lk)
     found = of(name, **options)(q, k, v, query_offset=offset)
-    close(found, oracle(q, k, v, dense(rule, lq, lk, offset)))
+    assert_close(found, oracle(q, k, v, dense(rule, lq, lk, offset)))
 
 
 @pytest.mark.parametrize(("name", "options", "rule"), POSITIONAL)
@@ -167,8 +167,8 @@ def test_a_single_query_stands_at_the_last_key(name, options, rule):
     q, k, v = sequences(4, 23)
     expected = [oracle(row[None], k, v, dense(rule, 1, 23, 22))[0] for row in q]
     layer = of(name, **options)
-    close(layer.forward_batch(q, k, v), expected)
-    close(layer.forward(q[2], k, v), expected[2])
+    assert_close(layer.forward_batch(q, k, v), expected)
+    assert_close(layer.forward(q[2], k, v), expected[2])
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_a_single_query_is_the_last_row_of_explicit_pairs(name, options, row):
     else:
         seen = np.array([(row, j) in mask["pairs"] for j in range(29)])
     expected = oracle(q, k, v, np.broadcast_to(seen, (HEADS, 2, 29)))
-    close(layer.forward_batch(q, k, v), expected)
-    close(layer.forward(q[1], k, v), expected[1])
+    assert_close(layer.forward_batch(q, k, v), expected)
+    assert_close(layer.forward(q[1], k, v), expected[1])
 
 
 def test_bigbird_sees_its_window_the_global_blocks_and_as_many_others_as_it_draws():
@@ -214,7 +214,7 @@ def test_bigbird_sees_its_window_the_global_blocks_and_as_many_others_as_it_draw
             assert near <= row
             assert len(row - near) == (2 if i else 16 - len(near))
     assert not (grid[0] == grid[1]).all()
-    close(layer(q, k, v), oracle(q, k, v, seen))
+    assert_close(layer(q, k, v), oracle(q, k, v, seen))
 
 
 def test_bigbird_with_a_length_keeps_its_draw_while_a_sequence_grows():
@@ -258,7 +258,7 @@ def test_topk_sees_the_keys_with_the_largest_logits_of_those_that_the_masks_leav
     logits = reference.attention_logits(split(q), split(k), **given)
     expected = oracle(q, k, v, best_keys(logits, **choice), **given)
     layer = of("topk", **options)
-    close(layer(q, k, v, **given), expected)
+    assert_close(layer(q, k, v, **given), expected)
     kept = (layer.get_attention_weights() > 0).sum(-1)
     assert kept.max() <= (choice.get("k") or 31)
 
@@ -266,7 +266,7 @@ def test_topk_sees_the_keys_with_the_largest_logits_of_those_that_the_masks_leav
 def test_topk_chooses_for_a_single_query():
     q, k, v = sequences(3, 40)
     layer = of("topk", top_k=5)
-    close(layer.forward_batch(q, k, v), oracle(q, k, v, best_keys(reference.attention_logits(split(q), split(k)), 5)))
+    assert_close(layer.forward_batch(q, k, v), oracle(q, k, v, best_keys(reference.attention_logits(split(q), split(k)), 5)))
     assert ((layer.get_attention_weights() > 0).sum(-1) == 5).all()
 
 
@@ -357,8 +357,8 @@ def test_forward_sparse_attends_to_the_mask_instead(layer):
     expected = oracle(q, k, v, seen)
     variant = of(name, **options)
     for mask in (seen, sparse.coo_array(seen), np.argwhere(seen), COO.from_dense(seen), ruvattn.BoolMask(seen)):
-        close(variant.forward_sparse(q, k, v, mask), expected)
-    close(variant.get_attention_weights(), reference.attention_weights(split(q), split(k), mask=seen))
+        assert_close(variant.forward_sparse(q, k, v, mask), expected)
+    assert_close(variant.get_attention_weights(), reference.attention_weights(split(q), split(k), mask=seen))
 
 
 @every_variant
@@ -368,10 +368,10 @@ def test_forward_windowed_forward_strided_and_forward_topk_attend_to_theirs_inst
     variant = of(name, **options)
     near = np.array([[abs(i - j) <= 4 for j in range(40)] for i in range(29)])
     far = np.array([[abs(i - j) <= 1 or (i - j) % 9 == 0 for j in range(40)] for i in range(29)])
-    close(variant.forward_windowed(q, k, v, 4), oracle(q, k, v, near))
-    close(variant.forward_strided(q, k, v, 1, 9), oracle(q, k, v, far))
-    close(variant.forward_strided(q, k, v, window_size=1, stride=9), oracle(q, k, v, far))
-    close(variant.forward_topk(q, k, v, 6), oracle(q, k, v, best_keys(reference.attention_logits(split(q), split(k)), 6)))
+    assert_close(variant.forward_windowed(q, k, v, 4), oracle(q, k, v, near))
+    assert_close(variant.forward_strided(q, k, v, 1, 9), oracle(q, k, v, far))
+    assert_close(variant.forward_strided(q, k, v, window_size=1, stride=9), oracle(q, k, v, far))
+    assert_close(variant.forward_topk(q, k, v, 6), oracle(q, k, v, best_keys(reference.attention_logits(split(q), split(k)), 6)))
     assert ((variant.get_attention_weights() > 0).sum(-1) == 6).all()
     # Its own is what it was.
     same = of(name, **options)
@@ -383,23 +383,23 @@ def test_the_other_options_of_a_variant_hold_for_masks_of_a_call_too():
     q, k, v = sequences(29)
     layer = of("windowed", window_size=1, causal=True, scale=0.3, softcap=2.0)
     common = {"causal": True, "scale": 0.3, "softcap": 2.0}
-    close(layer.forward_sparse(q, k, v, np.ones((29, 29), bool)), oracle(q, k, v, None, **common))
+    assert_close(layer.forward_sparse(q, k, v, np.ones((29, 29), bool)), oracle(q, k, v, None, **common))
     logits = reference.attention_logits(split(q), split(k), **common)
-    close(layer.forward_topk(q, k, v, 3), oracle(q, k, v, best_keys(logits, 3), **common))
+    assert_close(layer.forward_topk(q, k, v, 3), oracle(q, k, v, best_keys(logits, 3), **common))
     near = np.array([[abs(i - j) <= 4 for j in range(29)] for i in range(29)])
-    close(layer.forward_windowed(q, k, v, 4, key_lengths=20), oracle(q, k, v, near, key_lengths=20, **common))
+    assert_close(layer.forward_windowed(q, k, v, 4, key_lengths=20), oracle(q, k, v, near, key_lengths=20, **common))
     extra = np.random.default_rng(3).random((29, 29)) < 0.8
-    close(layer.forward_windowed(q, k, v, 4, mask=extra), oracle(q, k, v, near & extra, **common))
+    assert_close(layer.forward_windowed(q, k, v, 4, mask=extra), oracle(q, k, v, near & extra, **common))
     logits = np.where(extra, logits, -np.inf)
-    close(layer.forward_topk(q, k, v, 3, mask=extra), oracle(q, k, v, best_keys(logits, 3), **common))
+    assert_close(layer.forward_topk(q, k, v, 3, mask=extra), oracle(q, k, v, best_keys(logits, 3), **common))
 
 
 def test_a_streaming_variant_takes_windows_of_a_call():
     q, k, v = sequences(29)
     layer = of("streaming", first=1, window=3)
     near = np.array([[abs(i - j) <= 4 for j in range(29)] for i in range(29)])
-    close(layer.forward_windowed(q, k, v, 4), oracle(q, k, v, near))
-    close(layer(q, k, v, window=(1, 0)), oracle(q, k, v, [[j <= i and i - j < 2 for j in range(29)] for i in range(29)]))
+    assert_close(layer.forward_windowed(q, k, v, 4), oracle(q, k, v, near))
+    assert_close(layer(q, k, v, window=(1, 0)), oracle(q, k, v, [[j <= i and i - j < 2 for j in range(29)] for i in range(29)]))
 
 
 def test_dropout_of_a_variant_in_training_holds_for_masks_of_a_call():
@@ -433,14 +433,14 @@ def test_local_global_places_each_query_of_a_call():
     q, k, v = sequences(6, 40, lead=(2,))
     layer = of("local-global", window_size=2, global_tokens=2)
     stand = [30, 0, 7, 7, 39, -5]
-    close(layer(q, k, v, positions=stand), oracle(q, k, v, at_positions(stand, 40)))
+    assert_close(layer(q, k, v, positions=stand), oracle(q, k, v, at_positions(stand, 40)))
     each = np.array([stand, [1, 2, 3, 38, 20, 90]], np.uint8 if min(stand) >= 0 else np.int16)
     expected = [oracle(q[b], k[b], v[b], at_positions(each[b].tolist(), 40)) for b in range(2)]
-    close(layer(q, k, v, positions=each), expected)
+    assert_close(layer(q, k, v, positions=each), expected)
     weights = layer.get_attention_weights()
     assert ((weights[1] > 0) == at_positions(each[1].tolist(), 40)).all()
     nested = (x[:, None] for x in (q, k, v))
-    close(layer(*nested, positions=each[:, None]), np.array(expected)[:, None])
+    assert_close(layer(*nested, positions=each[:, None]), np.array(expected)[:, None])
 
 
 def test_the_masks_of_a_call_are_added_to_positions():
@@ -448,7 +448,7 @@ def test_the_masks_of_a_call_are_added_to_positions():
     stand = np.array([30, 0, 7, 7, 39, 11])
     extra = np.random.default_rng(0).random((6, 40)) < 0.7
     found = of("local-global", window_size=2, global_tokens=2, scale=0.2)(q, k, v, positions=stand, mask=extra, key_lengths=35)
-    close(found, oracle(q, k, v, at_positions(stand, 40) & extra, key_lengths=35, scale=0.2))
+    assert_close(found, oracle(q, k, v, at_positions(stand, 40) & extra, key_lengths=35, scale=0.2))
 
 
 def test_a_single_query_may_stand_anywhere():
@@ -456,17 +456,17 @@ def test_a_single_query_may_stand_anywhere():
     layer = of("local-global", window_size=2, global_tokens=2)
     stand = [20, 0, 39, 3]
     expected = oracle(q, k, v, at_positions(stand, 40))
-    close(layer.forward_batch(q, k, v, positions=stand), expected)
+    assert_close(layer.forward_batch(q, k, v, positions=stand), expected)
     for row, position in enumerate(stand):
-        close(layer.forward(q[row], k, v, position=position), expected[row])
-    close(layer.forward(q[2], k, v), expected[2])
+        assert_close(layer.forward(q[row], k, v, position=position), expected[row])
+    assert_close(layer.forward(q[2], k, v), expected[2])
 
 
 def test_a_causal_query_at_a_position_sees_what_is_before_it():
     q, k, v = sequences(2, 40)
     layer = of("local-global", window_size=3, causal=True)
     seen = [[abs(p - j) <= 3 and j <= p for j in range(40)] for p in (10, 30)]
-    close(layer.forward_batch(q, k, v, positions=[10, 30]), oracle(q, k, v, seen))
+    assert_close(layer.forward_batch(q, k, v, positions=[10, 30]), oracle(q, k, v, seen))
 
 
 # --- configuration, copies, threads -----------------------------------------------------------------------------------
@@ -728,7 +728,7 @@ def test_blocks_need_not_divide_the_length():
     q, k, v = sequences(10, 13)
     active = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0]], bool)
     seen = np.array([[active[i // 4, j // 4] for j in range(13)] for i in range(10)])
-    close(of("block-sparse", block_size=4, active_blocks=active)(q, k, v), oracle(q, k, v, seen))
+    assert_close(of("block-sparse", block_size=4, active_blocks=active)(q, k, v), oracle(q, k, v, seen))
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
@@ -756,5 +756,5 @@ def test_an_argument_of_a_call_that_makes_no_sense_is_named(call, error, message
 
 def test_more_keys_than_there_are_is_all_of_them():
     q, k, v = sequences(10, 12)
-    close(of("topk", top_k=10**9)(q, k, v), oracle(q, k, v, None))
-    close(of("windowed").forward_topk(q, k, v, 10**30), oracle(q, k, v, None))
+    assert_close(of("topk", top_k=10**9)(q, k, v), oracle(q, k, v, None))
+    assert_close(of("windowed").forward_topk(q, k, v, 10**30), oracle(q, k, v, None))

@@ -433,22 +433,8 @@ class AttentionGNNLayer(TrainableAttention):
         super().reset()
         self.attention.reset()
 
-    def save_checkpoint(self, path: str | PathLike[str]) -> None:
-        """Write parameters and configuration to a file.
-
-        Parameters
-        ----------
-        path : path
-            The file; an existing one is replaced, or left whole where writing fails.
-
-        Raises
-        ------
-        CheckpointError
-            If it can't be written.
-        """
-        from ruvattn.checkpoints import save_arrays
-
-        save_arrays(path, self.parameters(), {"kind": KIND, "config": self.config})
+    def _checkpoint_metadata(self) -> dict[str, Any]:
+        return {"kind": KIND, "config": self.config}
 
     def load_checkpoint(self, path: str | PathLike[str]) -> None:
         """Read the parameters from a file that `save_checkpoint` wrote.
