@@ -16,9 +16,10 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.t
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
 # What editable installs compile, and all that goes into the wheels.
-SOURCES := $(shell find ruvattn plugins -name build -prune -o -type f \( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'ruvattn/data/*' \) -print)
+SOURCES := $(shell find ruvattn plugins \( -name build -o -name templates \) -prune -o -type f \( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -path 'ruvattn/data/*' \) -print)
+TEMPLATES := $(shell find ruvattn/scaffold/templates -type f)
 COMPILED := $(filter %.pyx %.pxd,$(SOURCES)) ruvattn/build.py setup.py $(wildcard $(PLUGINS:%=%/setup.py)) $(PROJECTS)
-SHIPPED := $(SOURCES) $(PROJECTS) setup.py MANIFEST.in README.md LICENSE
+SHIPPED := $(SOURCES) $(TEMPLATES) ruvattn_pytest.py $(PROJECTS) setup.py MANIFEST.in README.md LICENSE
 
 BIN := .venv/bin
 # A process a core. Their teams of threads share the cores, so that one which waits must not spin.
@@ -26,7 +27,7 @@ RUN_TESTS = OMP_WAIT_POLICY=passive $(1)/pytest $(PYTEST) -n $(JOBS)
 COVERAGE := $(if $(CI),--cov=ruvattn --cov-report=term:skip-covered --cov-fail-under=90)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all lint format bench bench-peers wheels check-wheels clean
+.PHONY: help build demo test test-all lint docs bench bench-peers dashboard regressions wheels check-wheels check-new-plugin clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -51,6 +52,9 @@ lint: .venv/ruvattn-lint  ## ruff, cython-lint, mypy, codespell and the docstrin
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_docstrings.py
 
+docs: .venv/ruvattn-docs  ## The documentation, in docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html docs docs/_build/html
+
 bench: .venv/ruvattn-bench  ## One quick pass of the asv suite (BENCH=regex for a part of it)
 	cd asv_benchmarks && ../$(BIN)/asv machine --yes > /dev/null
 	cd asv_benchmarks && ../$(BIN)/asv run -E existing:same --quick --show-stderr $(if $(BENCH),--bench '$(BENCH)') --set-commit-hash $$(git rev-parse HEAD)
@@ -58,13 +62,22 @@ bench: .venv/ruvattn-bench  ## One quick pass of the asv suite (BENCH=regex for 
 bench-peers: .venv-peers/ruvattn-installed  ## Times beside torch and torch-geometric, as ratios (PEERS=--graph for the graphs)
 	.venv-peers/bin/python asv_benchmarks/peers.py $(PEERS)
 
-wheels: dist/ruvattn-built  ## Wheel and sdist of the core and of each plugin, in dist/
+dashboard: .venv/ruvattn-bench  ## The asv suite over commits, published and served (COMMITS=main~3..main, DASHBOARD=--help)
+	$(BIN)/python asv_benchmarks/dashboard.py $(if $(COMMITS),--commits '$(COMMITS)') $(DASHBOARD)
+
+regressions: .venv/ruvattn-bench  ## What HEAD made slower than BASE; exit code 1 if anything (BASE=main HEAD=my-branch, REGRESSIONS=--help)
+	$(BIN)/python asv_benchmarks/regressions.py $(if $(BASE),--base $(BASE)) $(if $(HEAD),--head $(HEAD)) $(REGRESSIONS)
+
+wheels: dist/ruvattn-built  ## Wheel, for any Linux where it is compiled, and sdist of the core and of each plugin, in dist/
 
 check-wheels: dist/ruvattn-built  ## Install the wheels into an empty environment elsewhere and run the demo there
 	bash scripts/check_wheels.sh
 
+check-new-plugin: dist/ruvattn-built  ## A plugin from `ruvattn new-plugin` to its dashboard page, on the wheels; then examples/plugins
+	bash scripts/check_new_plugin.sh
+
 clean:  ## Remove all that make makes, but benchmark results
-	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo*.png
+	rm -rf .venv .venv-all .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* ruvattn-demo*.png docs/_build docs/reference/generated
 	rm -rf $(foreach plugin,$(PLUGINS),$(plugin)/build $(plugin)/dist $(plugin)/*.egg-info $(plugin)/src/*.egg-info)
 	find ruvattn plugins tests scripts asv_benchmarks \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -83,17 +96,13 @@ clean:  ## Remove all that make makes, but benchmark results
 	for plugin in $(PLUGINS); do $(BIN)/pip install -qq --no-build-isolation -e "$$plugin[test]" || exit 1; done
 	touch $@
 
-.venv/ruvattn-lint .venv/ruvattn-bench: .venv/ruvattn-%: .venv/ruvattn-built
+.venv/ruvattn-lint .venv/ruvattn-bench .venv/ruvattn-docs .venv/ruvattn-wheels: .venv/ruvattn-%: .venv/ruvattn-built
 	$(BIN)/pip install -qq 'ruvattn[$*]'
 	touch $@
 
-# The core's wheel is built from its sdist, so that what the sdist lacks is seen.
-dist/ruvattn-built: $(SHIPPED) .venv/ruvattn-built
-	rm -rf dist
-	$(BIN)/pip install -qq build
-	for project in . $(PLUGINS); do $(BIN)/python -m build --no-isolation --outdir dist $$project > dist.log 2>&1 || { cat dist.log; exit 1; }; done
-	rm dist.log
-	ls dist
+# The core's wheel is built from its sdist, so that what the sdist lacks is seen; auditwheel names the platforms that it runs on.
+dist/ruvattn-built: $(SHIPPED) scripts/make_wheels.sh scripts/repair_wheel.py .venv/ruvattn-wheels
+	PYTHON=$(BIN)/python bash scripts/make_wheels.sh . $(PLUGINS)
 	touch $@
 
 # torch before everything else: what asks for any torch must find this one there.

@@ -11,7 +11,7 @@ Where things are:
     interfaces.py    the abstract classes of variants, with base.py, trainable.py;  attention_config.py  what makes one;  manifold.py  spaces
     headwise.py  what most variants share, with heads.py, headwise_inputs.py, headwise_steps.py, learned.py;  context.py  what a call leaves behind
     builtin/         the variants that are built in
-    registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from
+    registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from;  deprecation.py  what goes
     selection.py     attention_topk(), topk_attention(): the keys that matter most
     normalization.py  layer_norm(), layer_norm_backward()
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise
@@ -23,7 +23,7 @@ Where things are:
     reference/       the slow float64 oracle that everything is tested against;  testing/  the conformance suite
     training/        optimisers, schedules, losses, a loop;  checkpoints.py  arrays and what describes them in a file
     integrations/    torch tensors, variants as torch modules, models of transformers
-    files.py         files that are there whole or not at all;  cli/, demo.py  the command line
+    files.py         files that are there whole or not at all;  cli/, demo.py  the command line;  scaffold/  what `ruvattn new-plugin` writes
 
 Importing the package imports NumPy and what `attention` needs, nothing else: no plugin is looked for, and the other names are loaded when first
 used.

@@ -136,7 +136,12 @@ class Attention(ABC):
         AttentionError
             Of the kind that says what is wrong with an argument.
         """
-        return self(check_rank(query, "query", 1, "forward_batch takes several")[None], *_sequences(keys, values))[0]
+        out = self(check_rank(query, "query", 1, "forward_batch takes several")[None], *_sequences(keys, values))
+        context = self._remembered()
+        if context is not None:
+            context.single = True  # so that a backward pass knows what shape its gradient has
+        result: np.ndarray = out[0]
+        return result
 
     def forward_batch(self, queries: Any, keys: Any, values: Any) -> np.ndarray:
         """Attend with several queries, each on its own: row b is what `forward` gives for query b.

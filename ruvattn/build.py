@@ -3,6 +3,10 @@
     setup.py ─► extensions(name, sources) ─► [Extension, …]     name_scalar, name_baseline, name_v3 (× dtype)
             └─► build_ext                 ─► probes the compiler, cythonizes each module under its own name, adds flags
 
+    Linux     gcc or clang                   -fopenmp                                   libgomp
+    macOS     Apple's clang                  -Xpreprocessor -fopenmp, and where it is   libomp, of Homebrew or conda
+    Windows   clang-cl in the place of cl    /openmp                                    libomp, which comes with LLVM
+
 Imports nothing of ``ruvattn``: the core's own ``setup.py`` loads this file by its path, before there is anything to import. At run time
 `ruvattn.load_kernels` picks the module of the active instruction set.
 
@@ -14,7 +18,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import sys
+import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -23,13 +30,28 @@ from typing import Any
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.errors import PlatformError
 
 __all__ = ["DTYPES", "ISAS", "build_ext", "extensions"]
 
 DTYPES = ("float32", "float64")
 """The dtypes that kernels are compiled for where the source is written for one ``real``."""
 
-_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+def _machine() -> str:
+    """Return the processor that is built for, which on macOS and Windows need not be the one that builds."""
+    # CPython's own answer ends in it: linux-x86_64, win-amd64, macosx-11.0-arm64.
+    machine = re.split(r"[-.]", sysconfig.get_platform())[-1].lower()
+    if sys.platform == "darwin":
+        asked = re.findall(r"-arch\s+(\S+)", os.environ.get("ARCHFLAGS", ""))
+        if len(set(asked)) == 1:
+            return str(asked[0])
+        if machine.startswith("universal"):
+            return platform.machine().lower()
+    return machine
+
+
+_X86 = _machine() in ("x86_64", "amd64")
 
 # Vector bytes, and what the compiler is told: nothing that kernels/cpu.pyx does not ask the processor for. "scalar" is what the vector builds are
 # measured against: no vectors of any making.
@@ -51,18 +73,21 @@ _COMMON = ("-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract
 # makes a build for one machine of one that says it runs on all.
 _FORBIDDEN = {
     "-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros",
-    "-ffp-model=fast", "-mdaz-ftz", "-march=native", "-mcpu=native",
+    "-ffp-model=fast", "-mdaz-ftz", "-march=native", "-mcpu=native", "/fp:fast", "-fp:fast",
 }  # fmt: skip
+
+# Where libomp is, which Apple's compiler does not bring along: Homebrew keeps it out of the usual paths, for ARM and for Intel.
+_HOMEBREW = ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")
 
 _OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
 def _allowed(words: Sequence[str], origin: str) -> list[str]:
     """Return flags without those that no kernel may be built with."""
-    dropped = [word for word in words if word in _FORBIDDEN]
-    if dropped:
-        warnings.warn(f"{' '.join(dropped)} of {origin} would change the arithmetic of kernels or of the whole process: left out", stacklevel=2)
-    return [word for word in words if word not in _FORBIDDEN]
+    forbidden = [word for word in words if word.removeprefix("/clang:") in _FORBIDDEN]
+    if forbidden:
+        warnings.warn(f"{' '.join(forbidden)} of {origin} would change the arithmetic of kernels or of the whole process: left out", stacklevel=2)
+    return [word for word in words if word not in forbidden]
 
 
 class _Kernel(Extension):
@@ -118,11 +143,32 @@ def extensions(name: str, sources: Sequence[str], *, per_dtype: bool = False, is
     return found
 
 
+def _find_clang_cl() -> str:
+    """Return the path of clang-cl: what CC says, what is in PATH, or what LLVM's or Visual Studio's installer left."""
+    asked = os.environ.get("CC", "")
+    if "clang-cl" in Path(asked.replace("\\", "/")).name.lower():
+        found = shutil.which(asked)
+        if not found:
+            raise PlatformError(f"CC is {asked!r}, and there is no such program")
+        return found
+    folders = [f"{os.environ.get('PROGRAMFILES', 'C:/Program Files')}/LLVM/bin"]
+    if studio := os.environ.get("VCINSTALLDIR"):
+        folders.append(f"{studio}/Tools/Llvm/x64/bin")
+    for path in (None, *folders):
+        if found := shutil.which("clang-cl", path=path):
+            return found
+    raise PlatformError(
+        "Microsoft's compiler has no vector types: the kernels need clang-cl, and it is neither in PATH nor where LLVM installs it. "
+        "`winget install LLVM.LLVM` brings it; or set CC to its path"
+    )
+
+
 class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this name)
     """Build kernels: probe the compiler once, cythonize, add flags; other extensions are built with the common flags."""
 
     extensions: list[Any]
     parallel: int | bool | None
+    _clang_cl = False  # the compiler reads its command line as Microsoft's does
 
     def finalize_options(self) -> None:
         # Sources are cythonized in build_extension, each module under its own name. Cython's own hook would do it here, all in one file.
@@ -131,6 +177,8 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
             extension._needs_stub = False
 
     def build_extensions(self) -> None:
+        if getattr(self.compiler, "compiler_type", "") == "msvc":
+            self._use_clang_cl()
         for command in ("compiler", "compiler_so", "compiler_cxx", "compiler_so_cxx", "linker_so", "linker_exe"):
             words = getattr(self.compiler, command, None)
             if isinstance(words, list):
@@ -157,7 +205,8 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
         ]
         if dtype == "float64":
             ext.define_macros.append(("RUVATTN_DOUBLE", "1"))
-        ext.extra_compile_args = [*_allowed(ext.extra_compile_args, f"extra_compile_args of {ext.name}"), *_COMMON, *compile_flags, *isa_flags]
+        asked = _allowed(ext.extra_compile_args, f"extra_compile_args of {ext.name}")
+        ext.extra_compile_args = [*asked, *self._spelled(_COMMON), *compile_flags, *self._spelled(isa_flags)]
         ext.extra_link_args = [*_allowed(ext.extra_link_args, f"extra_link_args of {ext.name}"), *link_flags]
         ext.sources = self._cythonize(ext)
         super().build_extension(ext)
@@ -189,10 +238,19 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
 
     def _probe_openmp(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the flags of the compiler and of the linker that give OpenMP; empty, with a warning, where there is none."""
-        if sys.platform == "darwin":
-            candidates = [(("-Xpreprocessor", "-fopenmp"), ("-lomp",))]
+        # A module without parallel loops shall not ask for the library: a plugin's wheel would have to bring one along. Linkers leave it out
+        # when they are told, and some by themselves.
+        candidates: list[tuple[tuple[str, ...], tuple[str, ...]]]
+        if self._clang_cl:
+            beside = Path(self.compiler.cc).parent.parent / "lib"
+            candidates = [(("/openmp",), ("libomp.lib",)), (("/openmp",), ("libomp.lib", f"/LIBPATH:{beside}"))]
+        elif sys.platform == "darwin":
+            candidates = [(("-Xpreprocessor", "-fopenmp"), ("-Wl,-dead_strip_dylibs", "-lomp"))]
+            for prefix in filter(None, (os.environ.get("CONDA_PREFIX"), *_HOMEBREW)):
+                if os.path.exists(f"{prefix}/include/omp.h"):
+                    candidates.append((("-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"), ("-Wl,-dead_strip_dylibs", f"-L{prefix}/lib", "-lomp")))
         else:
-            candidates = [(("-fopenmp",), ("-fopenmp",))]
+            candidates = [(("-fopenmp",), ("-Wl,--as-needed", "-fopenmp")), (("-fopenmp",), ("-fopenmp",))]
         for compile_flags, link_flags in candidates:
             if self._tries(_OPENMP_PROBE, compile_flags, link_flags):
                 return compile_flags, link_flags
@@ -200,7 +258,20 @@ class build_ext(_build_ext):  # noqa: N801 (setuptools finds commands by this na
         return (), ()
 
     def _accepts(self, flags: Sequence[str]) -> bool:
-        return not flags or self._tries("int main(void) { return 0; }\n", flags, None)
+        return not flags or self._tries("int main(void) { return 0; }\n", self._spelled(flags), None)
+
+    def _spelled(self, flags: Sequence[str]) -> list[str]:
+        """Return flags in the compiler's own form: clang-cl takes clang's behind a word that says so."""
+        return [f"/clang:{flag}" for flag in flags] if self._clang_cl else list(flags)
+
+    def _use_clang_cl(self) -> None:
+        """Put clang-cl in the place of Microsoft's compiler, with everything else of it: headers, libraries, linker."""
+        if not self.compiler.initialized:
+            self.compiler.initialize(self.plat_name)
+        self.compiler.cc = _find_clang_cl()
+        # Code that is made at link time is Microsoft's own: clang-cl knows no /GL, and warns.
+        self.compiler.compile_options = [word for word in self.compiler.compile_options if word != "/GL"]
+        self._clang_cl = True
 
     def _tries(self, program: str, compile_flags: Sequence[str], link_flags: Sequence[str] | None) -> bool:
         with tempfile.TemporaryDirectory() as folder:

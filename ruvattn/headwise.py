@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .authoring import MAX_KEYS
 from .call import mask_pattern, narrower
 from .context import Context, RecomputedContext
 from .dropout import drop_output
@@ -35,9 +36,6 @@ from .threads import threads_of_call
 from .validation import check_bool, check_int, check_out, check_positive, check_probability, check_rank, check_seed, check_window
 
 __all__ = ["MAX_KEYS", "HeadwiseAttention", "keys_per_row", "merge_heads", "split_heads"]
-
-MAX_KEYS = 1_000_000
-"""How many keys a row may attend to unless the variant is told otherwise."""
 
 OPTIONS = (
     "score", "score_options", "aggregate", "aggregate_options", "causal", "window", "scale", "softcap", "check_finite", "max_keys",

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from .authoring import read_inputs
 from .call import narrower
-from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
+from .errors import InputTooLargeError, InvalidInputError
 from .interfaces import Attention
-from .validation import as_array, check_finite, is_scipy_sparse
+from .validation import check_finite, is_scipy_sparse
 
 __all__ = ["HeadwiseInputs", "keys_per_row"]
 
@@ -67,37 +68,9 @@ class HeadwiseInputs(Attention):
 
     def _read_inputs(self, q: Any, k: Any, v: Any, names: tuple[str, str, str]) -> _Arrays:
         """Check shapes and dtypes."""
-        k = q if k is None else k
-        v = k if v is None else v
-        q, k, v = arrays = _native(q, names[0]), _native(k, names[1]), _native(v, names[2])
-        if k.dtype != q.dtype or v.dtype != q.dtype:
-            listed = ", ".join(f"{name} {x.dtype}" for name, x in zip(names, arrays, strict=True))
-            raise UnsupportedError(f"{names[0]}, {names[1]} and {names[2]} must share one dtype, got {listed}: convert them with .astype")
-        lead = q.shape[:-2]
-        for name, x, width in zip(names, arrays, (self.embed_dim, self.key_dim, self.value_dim), strict=True):
-            if x.ndim < 2:
-                raise DimensionMismatchError(
-                    f"{name} must have at least the axes (length, width), got shape {x.shape}: "
-                    "a single query goes through forward(query, keys, values)"
-                )
-            if not x.size:
-                raise InvalidInputError(f"{name} must not be empty, got shape {x.shape}")
-            if x.shape[:-2] != lead:
-                raise DimensionMismatchError(
-                    f"{name} must have the leading axes of {names[0]}, {lead}, got {x.shape[:-2]}: np.broadcast_to repeats at no cost"
-                )
-            if width is None:
-                if x.shape[-1] % self.num_kv_heads:
-                    raise DimensionMismatchError(
-                        f"{name} must have a width that the number of heads, {self.num_kv_heads}, divides, got shape {x.shape}"
-                    )
-            elif x.shape[-1] != width:
-                raise DimensionMismatchError(f"{name} must have width {width}, got {x.shape[-1]} (shape {x.shape}): the variant was created for that")
-        if v.shape[-2] != k.shape[-2]:
-            raise DimensionMismatchError(
-                f"{names[2]} must have a row for each key: expected {k.shape[-2]} rows, got {v.shape[-2]} (shapes {k.shape} and {v.shape})"
-            )
-        return q, k, v
+        widths: dict[str, Any] = {"embed_dim": self.embed_dim, "key_dim": self.key_dim, "value_dim": self.value_dim}
+        # How many keys a row sees, and whether they are finite, is looked at once the masks are known.
+        return read_inputs(q, k, v, num_heads=self.num_kv_heads, finite=False, max_keys=None, names=names, **widths)
 
     def _check_numbers(self, inputs: _Arrays, options: dict[str, Any], names: tuple[str, str, str]) -> None:
         """Check how many keys a row sees, and that all numbers are numbers."""
@@ -144,11 +117,6 @@ def _check_rows(array: np.ndarray, name: str, spans: list[slice] | list[np.ndarr
         for span in spans:
             seen[span] = True
         check_finite(np.where(seen, array, array.dtype.type(0)), name)
-
-
-def _native(x: Any, name: str) -> np.ndarray:
-    array = as_array(x, name)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def keys_per_row(length: int, options: Mapping[str, Any]) -> int:

@@ -20,16 +20,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .authoring import call_of, gradient_of
 from .context import Context, RecomputedContext
 from .dropout import drop_output
-from .errors import DimensionMismatchError, InvalidInputError, UnsupportedError
+from .errors import UnsupportedError
 from .functional import attention
 from .heads import merge_heads, split_heads
 from .learned import LearnedNumbers
 from .running import narrowed
 from .threads import threads_of_call
 from .trainable import Gradients
-from .validation import as_array, check_finite
 
 __all__ = ["HeadwiseSteps", "require_ways_back"]
 
@@ -336,31 +336,10 @@ class HeadwiseSteps(LearnedNumbers):
         return {**sums, "q": merge_heads(dq)[:, 0], "k": merge_heads(sums["k"]), "v": merge_heads(sums["v"])}
 
     def _call_of(self, context: Context | None) -> Context:
-        """Return the context of a call to go back through."""
-        if context is None:
-            context = self._remembered()
-            if context is None:
-                raise InvalidInputError("backward needs a call to go back through, and this thread has made none: call the variant before it")
-        elif not isinstance(context, Context):
-            raise InvalidInputError(f"context must be what forward_with_context returned, got {type(context).__name__}")
-        other = context.maker not in ("", type(self).__name__) if context.variant is None else context.variant() is not self
-        if other or len(context.inputs) != 3 or context.shape is None or context.inputs[0].shape[-1] != self.embed_dim:
-            raise InvalidInputError(f"context must be of a call of this {type(self).__name__}, got {context!r}")
-        return context
+        return call_of(self, context)
 
     def _read_gradient(self, grad_output: Any, context: Context) -> np.ndarray:
-        """Check the gradient of the output, and give it an axis of rows."""
-        gradient = as_array(grad_output, "grad_output")
-        shape, dtype = context.shape, context.inputs[0].dtype
-        assert shape is not None
-        wanted = shape[1:] if context.single else shape
-        if gradient.shape != wanted:
-            raise DimensionMismatchError(f"grad_output must have the shape of the output, {wanted}, got {gradient.shape}")
-        if gradient.dtype not in (dtype, np.result_type(dtype, np.float32)):
-            raise InvalidInputError(f"grad_output must have the dtype of the output, {dtype}, got {gradient.dtype}: use .astype({dtype.name!r})")
-        if self._check_finite:
-            check_finite(gradient, "grad_output")
-        return gradient[None] if context.single else gradient
+        return gradient_of(context, grad_output, finite=self._check_finite)
 
 
 def _fitted(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

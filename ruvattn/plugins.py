@@ -13,6 +13,8 @@ The rules:
 * The order of loading decides nothing. A name that two plugins register belongs to neither: using it is an error
   that names both. A plugin that takes a built-in name is rejected whole, for the built-in one has to stay usable
   and a plugin that lacks a part of itself may not.
+* A plugin says which version of this interface it is written for, ``RUVATTN_API``. Those from `OLDEST_API` to `API_VERSION` are taken: an older one
+  is handed what it was written for, by `ADAPTERS`, and noted. What is refused says which of the two to upgrade.
 * ``RUVATTN_LOAD_PLUGINS``, a comma-separated list of distributions or entry points, restricts what is loaded. Set
   to nothing it means no plugin; unset it means all. What it leaves out is not imported.
 """
@@ -29,13 +31,22 @@ from .errors import PluginError
 from .registry import KINDS, Entries, Entry, Origin, Registry, builtin_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from importlib.metadata import EntryPoint
 
-__all__ = ["API_VERSION", "GROUP", "LOAD_VARIABLE", "PluginStatus", "load", "reset", "status"]
+__all__ = ["ADAPTERS", "API_VERSION", "DROPPED_IN", "GROUP", "LOAD_VARIABLE", "OLDEST_API", "PluginStatus", "load", "reset", "status"]
 
 API_VERSION = 1
-"""Version of the plugin interface: the hook, `ruvattn.registry.Registry` and the base classes."""
+"""Version of the plugin interface: the hook, `ruvattn.registry.Registry`, the base classes and the signatures of compiled functions."""
+
+OLDEST_API = 1
+"""The oldest version of the plugin interface that is still taken."""
+
+DROPPED_IN: dict[int, str] = {}
+"""A version of the plugin interface to the release of ruvattn that takes it no more, ``"0.4"``: has an entry from the day that this is decided on."""
+
+ADAPTERS: dict[int, Callable[[Any], Any]] = {}
+"""What plugins of version n are handed: a function of what those of version n + 1 are handed. Without one, the same."""
 
 GROUP = "ruvattn"
 """The entry-point group that plugins use."""
@@ -62,6 +73,10 @@ class PluginStatus:
         Where it went wrong, if an exception ended the loading.
     provides : dict of str to tuple of str
         Kind (``"variant"``, ``"score"``, ``"pattern"``, ``"aggregate"``, ``"manifold"``, ``"demo"``) to the usable names.
+    api : int or None
+        The version of the plugin interface that it is written for; None where it was not asked or did not say.
+    note : str or None
+        What is worth knowing of a plugin that works: that its version of the interface is superseded, and until when it is taken.
     """
 
     name: str
@@ -71,6 +86,8 @@ class PluginStatus:
     error: str | None = None
     traceback: str | None = None
     provides: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    api: int | None = None
+    note: str | None = None
 
     @property
     def skipped(self) -> bool:
@@ -95,7 +112,7 @@ def load() -> None:
     """Find and load the installed plugins, unless that has been done.
 
     Safe to call from several threads: one does the work, the others wait for it. A plugin that fails gives a
-    RuntimeWarning and an entry in `status`.
+    RuntimeWarning and an entry in `status`; one for an older version of the interface, a warning of `ruvattn.deprecation`.
 
     Raises
     ------
@@ -154,30 +171,31 @@ def _loaded(warn: bool = True) -> _Loaded:
         finally:
             _loading = False
     if warn:  # after the state is kept, for a warning may be turned into an exception
-        _warn_of_failures(state)
+        _warn(state)
     return state
 
 
 def _load_all() -> _Loaded:
     reserved = builtin_entries()
     found, statuses = _find_plugins()
-    heard: list[tuple[Origin, Entries]] = []
+    heard: list[tuple[Origin, int, Entries]] = []
     for origin, entry_point in found:
         registry = Registry(origin, reserved)
+        api = None
         try:
             plugin = entry_point.load()
-            _check_api(plugin, origin)
-            _call_hook(plugin, registry)
+            api = _check_api(plugin, origin)
+            _call_hook(plugin, _as_in(api, registry))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: no plugin may end the process
-            statuses.append(_failed(origin, error))
+            statuses.append(_failed(origin, error, api))
         else:
-            heard.append((origin, registry._entries))
+            heard.append((origin, api, registry._entries))
         finally:
             registry._close()
-    entries, conflicts = _merge([entries for _, entries in heard])
-    statuses += [_succeeded(origin, own, entries, conflicts) for origin, own in heard]
+    entries, conflicts = _merge([entries for *_, entries in heard])
+    statuses += [_succeeded(origin, api, own, entries, conflicts) for origin, api, own in heard]
     return _Loaded(entries, conflicts, tuple(sorted(statuses, key=lambda s: (s.distribution, s.name))))
 
 
@@ -237,24 +255,44 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def _check_api(plugin: Any, origin: Origin) -> None:
+def _check_api(plugin: Any, origin: Origin) -> int:
+    """Return the version of the interface that a plugin is written for, having seen that it is taken."""
     version = getattr(plugin, "RUVATTN_API", None)
     if version is None:
         raise PluginError(
             f"{origin} does not say which plugin interface it is written for: set RUVATTN_API = {API_VERSION} in "
             f"{_name_of(plugin)}"
         )
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise PluginError(f"{origin}: RUVATTN_API must be an int, got {version!r}")
-    if version != API_VERSION:
-        upgrade = "ruvattn" if version > API_VERSION else origin.distribution
-        raise PluginError(
-            f"{origin} is written for version {version} of the plugin interface, and this ruvattn has version "
-            f"{API_VERSION}: upgrade {upgrade}"
-        )
+    if OLDEST_API <= version <= API_VERSION:
+        return version
+    here = f"has version {API_VERSION}" if OLDEST_API == API_VERSION else f"takes versions {OLDEST_API} to {API_VERSION}"
+    way_out = f"upgrade {'ruvattn' if version > API_VERSION else origin.distribution}"
+    if version in DROPPED_IN:
+        way_out += f", or use it with a ruvattn before {DROPPED_IN[version]}"
+    raise PluginError(f"{origin} is written for version {version} of the plugin interface, and this ruvattn {here}: {way_out}")
 
 
-def _call_hook(plugin: Any, registry: Registry) -> None:
+def _as_in(version: int, registry: Any) -> Any:
+    """Return the registry as a plugin for a version of the interface knows it."""
+    for older in range(API_VERSION - 1, version - 1, -1):
+        if older in ADAPTERS:
+            registry = ADAPTERS[older](registry)
+    return registry
+
+
+def _note_on(version: int, distribution: str) -> str | None:
+    """Return what there is to say of a plugin for an older version of the interface."""
+    if version == API_VERSION:
+        return None
+    text = f"{distribution} is written for version {version} of the plugin interface, and this ruvattn has version {API_VERSION}"
+    if version in DROPPED_IN:
+        return f"{text}: it works until ruvattn {DROPPED_IN[version]}, so look for a newer {distribution}"
+    return f"{text}: it works as before"
+
+
+def _call_hook(plugin: Any, registry: Any) -> None:
     from . import hookspecs
 
     # A manager for each plugin: one manager for all would stop at the first hook that raises, and would let a
@@ -297,7 +335,7 @@ def _conflict(key: tuple[str, str], entries: list[Entry]) -> str:
     )
 
 
-def _succeeded(origin: Origin, own: Entries, entries: Entries, conflicts: dict[tuple[str, str], str]) -> PluginStatus:
+def _succeeded(origin: Origin, api: int, own: Entries, entries: Entries, conflicts: dict[tuple[str, str], str]) -> PluginStatus:
     provides = {kind: tuple(sorted(name for k, name in own if k == kind and (k, name) in entries)) for kind in KINDS}
     return PluginStatus(
         str(origin.entry_point),
@@ -306,10 +344,12 @@ def _succeeded(origin: Origin, own: Entries, entries: Entries, conflicts: dict[t
         loaded=True,
         error="; ".join(conflicts[key] for key in sorted(own) if key in conflicts) or None,
         provides={kind: names for kind, names in provides.items() if names},
+        api=api,
+        note=_note_on(api, origin.distribution),
     )
 
 
-def _failed(origin: Origin, error: BaseException) -> PluginStatus:
+def _failed(origin: Origin, error: BaseException, api: int | None = None) -> PluginStatus:
     import traceback
 
     trace = "".join(traceback.format_exception(error))
@@ -319,20 +359,25 @@ def _failed(origin: Origin, error: BaseException) -> PluginStatus:
         text = "(its message cannot be shown)"
     if not isinstance(error, PluginError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return PluginStatus(str(origin.entry_point), origin.distribution, origin.version, False, text, trace)
+    return PluginStatus(str(origin.entry_point), origin.distribution, origin.version, False, text, trace, api=api)
 
 
-def _warn_of_failures(state: _Loaded) -> None:
+def _warn(state: _Loaded) -> None:
     import warnings
 
-    for message in _failures(state):
+    for category, message in _warnings(state):
         # The caller's line says nothing: it is whoever asked first.
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(message, category, stacklevel=2)
 
 
-def _failures(state: _Loaded) -> Iterator[str]:
+def _warnings(state: _Loaded) -> Iterator[tuple[type[Warning], str]]:
     for plugin in state.statuses:
         if plugin.error and not plugin.loaded:
             label = f"{plugin.distribution} {plugin.version}".strip()
-            yield f"ruvattn plugin {plugin.name!r} of {label} is not usable: {plugin.error} (see `ruvattn plugins`)"
-    yield from state.conflicts.values()
+            yield RuntimeWarning, f"ruvattn plugin {plugin.name!r} of {label} is not usable: {plugin.error} (see `ruvattn plugins`)"
+        if plugin.note:
+            from .deprecation import RuvattnDeprecationWarning, RuvattnPendingDeprecationWarning
+
+            yield (RuvattnDeprecationWarning if plugin.api in DROPPED_IN else RuvattnPendingDeprecationWarning), plugin.note
+    for message in state.conflicts.values():
+        yield RuntimeWarning, message

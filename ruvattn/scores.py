@@ -606,7 +606,8 @@ def _what(found: Any) -> str:
 
 FORWARD_SIGNATURE = "T* Z Z Z T* T* T* T* T* Z void*"
 VJP_SIGNATURE = "T* T* Z Z Z T* T* T* T* T* Z T* T* T* T* T* void*"
-_SIZES = {"Py_ssize_t", "ssize_t", "long", "longlong", "ptrdiff_t", "intptr_t", "int64", "int64_t", "npy_intp"}
+_SIZES = {"Py_ssize_t", "ssize_t", "longlong", "ptrdiff_t", "intptr_t", "int64", "int64_t", "npy_intp"}
+_LONGS = 1 if np.dtype("l").itemsize == np.dtype("p").itemsize else 2  # how many make a pointer's size: Windows' long has 32 bits
 
 
 def check_form(form: Any, what: str, dtype: np.dtype[Any], signature: str) -> Any:
@@ -638,7 +639,7 @@ def _normal(signature: str) -> tuple[str, ...]:
         words = argument.replace("*", " * ").split()
         words = [word for word in words if word not in ("const", "struct", "signed", "restrict", "__restrict")]
         if words and words[0] in ("long", "int") and all(word in ("long", "int") for word in words):
-            words = ["Py_ssize_t"] if "long" in words else words
+            words = ["Py_ssize_t"] if words.count("long") >= _LONGS else words
         elif words[:2] == ["long", "double"]:
             words = ["long double", *words[2:]]
         stars = words.count("*")

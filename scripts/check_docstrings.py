@@ -34,10 +34,10 @@ CHECKS = {
 }  # fmt: skip
 # What users, plugin authors or tests of plugins import from. A module that is in neither list is an error: somebody has to decide.
 PUBLIC = {
-    "", "adjacency", "aggregates", "attention_config", "backward", "base", "build", "builtin", "checkpoints", "config", "context", "demo",
-    "edges", "edges_backward", "errors", "explicit_patterns", "files", "functional", "heads", "headwise", "headwise_steps", "hookspecs",
-    "integrations", "interfaces", "isa", "learned", "manifold", "normalization", "patterns", "plugins", "projection", "reference", "registry",
-    "scores", "selection", "sparse_mask", "testing", "threads", "trainable", "training",
+    "", "adjacency", "aggregates", "attention_config", "authoring", "backward", "base", "build", "builtin", "checkpoints", "config", "context",
+    "demo", "deprecation", "edges", "edges_backward", "errors", "explicit_patterns", "files", "functional", "heads", "headwise", "headwise_steps",
+    "hookspecs", "integrations", "interfaces", "isa", "learned", "manifold", "normalization", "patterns", "plugins", "projection", "reference",
+    "registry", "scaffold", "scores", "selection", "sparse_mask", "testing", "threads", "trainable", "training",
 }  # fmt: skip
 INTERNAL = {
     "__main__", "backward_rows", "call", "cli", "dropout", "edges_backward_rows", "gradient_sums", "headwise_inputs", "kernels", "key_ranges",

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from setuptools.errors import PlatformError
 
 import ruvattn
 from ruvattn import build
@@ -100,12 +101,32 @@ def _command(refuses=()):
 
 def test_a_compiler_with_openmp_is_told_so_when_compiling_and_linking(monkeypatch):
     monkeypatch.setattr(build.sys, "platform", "linux")
-    assert _command()._probe_openmp() == (("-fopenmp",), ("-fopenmp",))
+    assert _command()._probe_openmp() == (("-fopenmp",), ("-Wl,--as-needed", "-fopenmp"))
+    assert _command(["-Wl,--as-needed"])._probe_openmp() == (("-fopenmp",), ("-fopenmp",))
 
 
 def test_apples_compiler_is_asked_in_its_own_words(monkeypatch):
     monkeypatch.setattr(build.sys, "platform", "darwin")
-    assert _command()._probe_openmp() == (("-Xpreprocessor", "-fopenmp"), ("-lomp",))
+    assert _command()._probe_openmp() == (("-Xpreprocessor", "-fopenmp"), ("-Wl,-dead_strip_dylibs", "-lomp"))
+
+
+def test_libomp_of_homebrew_or_conda_is_found_where_it_is(monkeypatch, tmp_path):
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "omp.h").write_text("")
+    monkeypatch.setattr(build.sys, "platform", "darwin")
+    monkeypatch.setattr(build, "_HOMEBREW", (str(tmp_path),))
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+    elsewhere = (("-Xpreprocessor", "-fopenmp", f"-I{tmp_path}/include"), ("-Wl,-dead_strip_dylibs", f"-L{tmp_path}/lib", "-lomp"))
+
+    class NotInTheUsualPaths(_Compiler):
+        def compile(self, sources, output_dir, extra_postargs):
+            if "-fopenmp" in extra_postargs and elsewhere[0][-1] not in extra_postargs:
+                raise RuntimeError("no omp.h")
+            return super().compile(sources, output_dir, extra_postargs)
+
+    command = _command()
+    command.compiler = NotInTheUsualPaths(set())
+    assert command._probe_openmp() == elsewhere
 
 
 def test_a_compiler_without_openmp_is_a_warning_and_no_flags():
@@ -119,6 +140,143 @@ def test_a_probe_asks_for_warnings_as_errors():
     assert command._accepts(("-mavx2",))
     assert command.compiler.asked == [("-mavx2", "-Werror")]
     assert not _command(["-mavx2"])._accepts(("-mavx2",))
+
+
+# What is built for -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("system", "platform", "archflags", "machine"),
+    [
+        ("linux", "linux-x86_64", "", "x86_64"),
+        ("linux", "linux-aarch64", "-arch x86_64", "aarch64"),
+        ("win32", "win-amd64", "", "amd64"),
+        ("win32", "win-arm64", "", "arm64"),
+        ("darwin", "macosx-11.0-arm64", "", "arm64"),
+        ("darwin", "macosx-11.0-arm64", "-arch x86_64", "x86_64"),
+        ("darwin", "macosx-10.13-universal2", "-arch arm64", "arm64"),
+        ("darwin", "macosx-10.13-universal2", "-arch arm64 -arch x86_64", "here"),
+    ],
+)
+def test_the_processor_is_the_one_that_is_built_for(monkeypatch, system, platform, archflags, machine):
+    monkeypatch.setattr(build.sys, "platform", system)
+    monkeypatch.setattr(build.sysconfig, "get_platform", lambda: platform)
+    monkeypatch.setattr(build.platform, "machine", lambda: "HERE")
+    monkeypatch.setenv("ARCHFLAGS", archflags)
+    assert build._machine() == machine
+
+
+# Windows: clang-cl in the place of Microsoft's compiler -------------------------------------------------------------
+
+
+class _Microsoft(_Compiler):
+    """Stands for setuptools' compiler of Windows, which has its program and options as attributes once it is initialized."""
+
+    compiler_type = "msvc"
+
+    def __init__(self, refuses=frozenset()):
+        super().__init__(refuses)
+        self.initialized = False
+
+    def initialize(self, plat_name=None):
+        self.initialized = True
+        self.cc = "C:/VC/bin/cl.exe"
+        self.compile_options = ["/nologo", "/O2", "/W3", "/GL", "/DNDEBUG", "/MD"]
+
+
+def _on_windows(monkeypatch, tmp_path, *, installed=True):
+    program = tmp_path / "LLVM" / "bin" / "clang-cl"
+    program.parent.mkdir(parents=True)
+    if installed:
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PROGRAMFILES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("VCINSTALLDIR", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    command = _command()
+    command.compiler = _Microsoft()
+    return command, program
+
+
+def test_clang_cl_takes_the_place_of_microsofts_compiler(monkeypatch, tmp_path):
+    command, program = _on_windows(monkeypatch, tmp_path)
+    command._use_clang_cl()
+    assert command.compiler.cc == str(program)
+    assert command.compiler.compile_options == ["/nologo", "/O2", "/W3", "/DNDEBUG", "/MD"]
+
+
+def test_without_clang_cl_the_error_says_where_it_comes_from(monkeypatch, tmp_path):
+    command, _ = _on_windows(monkeypatch, tmp_path, installed=False)
+    with pytest.raises(PlatformError, match=r"no vector types.*winget install LLVM.LLVM.*CC"):
+        command._use_clang_cl()
+
+
+def test_cc_says_which_clang_cl(monkeypatch, tmp_path):
+    command, _ = _on_windows(monkeypatch, tmp_path)
+    mine = tmp_path / "clang-cl-19"
+    mine.write_text("#!/bin/sh\n")
+    mine.chmod(0o755)
+    monkeypatch.setenv("CC", str(mine))
+    command._use_clang_cl()
+    assert command.compiler.cc == str(mine)
+    monkeypatch.setenv("CC", "C:\\nowhere\\clang-cl.exe")
+    with pytest.raises(PlatformError, match="CC is .*nowhere"):
+        build._find_clang_cl()
+
+
+def test_a_cc_that_is_not_clang_cl_is_none_for_windows(monkeypatch, tmp_path):
+    _, program = _on_windows(monkeypatch, tmp_path)
+    monkeypatch.setenv("CC", "gcc")
+    assert build._find_clang_cl() == str(program)
+
+
+def test_clang_cl_is_told_its_flags_in_its_own_words(monkeypatch, tmp_path):
+    command, _ = _on_windows(monkeypatch, tmp_path)
+    command._use_clang_cl()
+    assert command._accepts(("-mavx2", "-mfma"))
+    assert command.compiler.asked == [("/clang:-mavx2", "/clang:-mfma", "-Werror")]
+
+
+def test_clang_cls_openmp_is_looked_for_by_itself_and_then_beside_it(monkeypatch, tmp_path):
+    command, _ = _on_windows(monkeypatch, tmp_path)
+    command._use_clang_cl()
+    assert command._probe_openmp() == (("/openmp",), ("libomp.lib",))
+
+    class OnlyBesideTheCompiler(_Microsoft):
+        def link_executable(self, objects, output, extra_postargs):
+            if not any(word.startswith("/LIBPATH:") for word in extra_postargs):
+                raise RuntimeError("no libomp.lib")
+
+    command.compiler = OnlyBesideTheCompiler()
+    command._use_clang_cl()
+    assert command._probe_openmp() == (("/openmp",), ("libomp.lib", f"/LIBPATH:{tmp_path / 'LLVM' / 'lib'}"))
+
+
+@pytest.mark.parametrize("flag", ["/fp:fast", "/clang:-ffast-math", "/clang:-Ofast"])
+def test_microsofts_spelling_of_an_unsafe_flag_is_left_out_too(flag):
+    with pytest.warns(UserWarning, match="left out"):
+        assert build._allowed(["/O2", flag], "CL") == ["/O2"]
+
+
+@pytest.mark.skipif(shutil.which("clang") is None or "v3" not in build.ISAS, reason="needs clang for x86-64")
+def test_clang_cl_takes_every_flag_that_is_made_for_it(tmp_path):
+    """clang is clang-cl when it is called so; -Werror also refuses what it would ignore."""
+    (tmp_path / "kernel.c").write_text(
+        "typedef float vreal __attribute__((vector_size(32)));\n"
+        "vreal twice(vreal x, int n) {\n#pragma omp parallel for\nfor (int i = 0; i < n; ++i) ;\nreturn x + x; }\n"
+    )
+    command = _command()
+    command._clang_cl = True
+    microsoft = _Microsoft()
+    microsoft.initialize()
+    kept = [word for word in microsoft.compile_options if word != "/GL"]
+    for isa, (_, flags) in build._FLAGS.items():
+        own = [*command._spelled(build._COMMON), "/openmp", *command._spelled(flags)]
+        call = ["clang", "--driver-mode=cl", "--target=x86_64-pc-windows-msvc", "/c", *kept, "/Tckernel.c", "/o", f"{isa}.obj", *own, "-Werror"]
+        result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert b"__kmpc_fork_call" in (tmp_path / f"{isa}.obj").read_bytes()
 
 
 @compiles

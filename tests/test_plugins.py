@@ -150,6 +150,7 @@ def test_a_plugin_that_loads_says_what_it_provides(fake_plugins):
         version="2.1",
         loaded=True,
         provides={"score": ("good-a", "good-b"), "pattern": ("good",)},
+        api=1,
     )
 
 

@@ -40,7 +40,7 @@ from ruvattn.testing.runner import checks_of
 
 
 def outcome(subject, name):
-    (result,) = run_checks([subject], only=[name])
+    (result,) = run_checks([subject], only=[name], shrink=False)
     return result
 
 

@@ -21,7 +21,7 @@ from ruvattn.threads import resolve_threads
 
 
 def outcome(subject, name):
-    (result,) = run_checks([subject], only=[name])
+    (result,) = run_checks([subject], only=[name], shrink=False)
     return result
 
 

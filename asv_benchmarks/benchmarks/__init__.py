@@ -1,5 +1,6 @@
 """The asv suite.
 
+    bases.py       ruvattn.testing.benchmarks as it is in this tree: the work that variants, and those of third parties, are measured by
     common.py      data, and the shape of a benchmark: a case and a number of threads ─► time_ and peakmem_
     engine.py      ruvattn.attention: what it can be asked for, one class a subject
     patterns.py    ruvattn.attention with the patterns of ruvattn-sparse: with a mask that was seen before, and with a new one

@@ -9,14 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-THREADS = (1, 2)
+from .bases import THREADS, normal
 
-
-@cache
-def normal(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.ndarray:
-    """Return normal numbers, the same array for the same arguments: asv may call `setup` before every sample."""
-    numbers = np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float64 if dtype == "float64" else np.float32)
-    return numbers.astype(dtype, copy=False)
+__all__ = ["THREADS", "Problem", "coin", "normal"]
 
 
 @cache

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .common import THREADS, coin, normal
-
-WIDTH, HEADS, KEYS, QUERIES = 256, 8, 1024, 32
+from .bases import KEYS, THREADS, VariantBenchmarks
+from .common import coin
 
 
 def _scattered() -> np.ndarray:
@@ -60,60 +59,16 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
 which a test asks for."""
 
 
-@cache
-def _options(name: str) -> dict[str, Any]:
-    given = VARIANTS[name]
-    return given() if callable(given) else given
-
-
-@cache
-def _created(name: str) -> Any:
-    import ruvattn
-
-    if name not in ruvattn.variants():
-        raise NotImplementedError(f"variant {name!r} isn't installed")
-    return ruvattn.create(name, embed_dim=WIDTH, num_heads=HEADS, **_options(name))
-
-
-class Variant:
+class Variant(VariantBenchmarks):
     """A sequence of 1024 with a width of 256 in 8 heads; one query and 32 queries on its 1024 keys."""
 
+    variant = "standard"
     params: ClassVar = [list(VARIANTS), list(THREADS)]
     param_names: ClassVar = ["variant", "threads"]
 
-    def setup(self, variant: str, threads: int) -> None:
-        self.variant = _created(variant)
-        import ruvattn
-
-        self.threads_before = ruvattn.get_num_threads()
-        ruvattn.set_num_threads(threads)
-        self.keys, self.values = normal((KEYS, WIDTH), seed=1), normal((KEYS, WIDTH), seed=2)
-        self.queries = normal((KEYS, WIDTH), seed=0)
-        self.few = self.queries[:QUERIES]
-        self.query = self.queries[0]
-
-    def teardown(self, variant: str, threads: int) -> None:
-        # asv calls this too after a setup that skipped.
-        if hasattr(self, "threads_before"):
-            import ruvattn
-
-            ruvattn.set_num_threads(self.threads_before)
-
-    def time_sequence(self, variant: str, threads: int) -> None:
-        self.variant(self.queries, self.keys, self.values)
-
-    def peakmem_sequence(self, variant: str, threads: int) -> None:
-        self.variant(self.queries, self.keys, self.values)
-
-    def time_forward(self, variant: str, threads: int) -> None:
-        self.variant.forward(self.query, self.keys, self.values)
-
-    def time_forward_batch(self, variant: str, threads: int) -> None:
-        self.variant.forward_batch(self.few, self.keys, self.values)
-
-    def time_weights(self, variant: str, threads: int) -> None:
-        _, context = self.variant.forward_with_context(self.queries, self.keys, self.values)
-        self.variant.get_attention_weights(context)
+    def options_of(self, name: str) -> dict[str, Any]:
+        given = VARIANTS[name]
+        return given() if callable(given) else given
 
 
 class Create:
@@ -123,10 +78,15 @@ class Create:
     param_names: ClassVar = ["variant"]
 
     def setup(self, variant: str) -> None:
-        import ruvattn
-
-        _created(variant)
-        self.create = ruvattn.create
+        self.create = _factory(variant)
 
     def time_create(self, variant: str) -> None:
-        self.create(variant, embed_dim=WIDTH, num_heads=HEADS, **_options(variant))
+        self.create()
+
+
+@cache
+def _factory(name: str) -> Callable[[], Any]:
+    """Return what creates the variant, which it has done once: what options are made of is made then."""
+    create = Variant().factory(name)
+    create()
+    return create

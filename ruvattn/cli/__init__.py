@@ -4,6 +4,7 @@
                           ├─► info.py      how this copy was built and what it found
                           ├─► plugins.py   what loaded, what failed and why
                           ├─► bench.py     how fast a variant is here
+                          ├─► new_plugin.py  a package of one's own, to start from
                           └─► test.py      the conformance suite, on what is installed
                                  │
                                  └─► console.py   colours, widths, encodings, progress
@@ -29,7 +30,7 @@ from ..errors import AttentionError
 
 __all__ = ["commands", "main"]
 
-_COMMANDS = ("demo", "info", "plugins", "bench", "test")
+_COMMANDS = ("demo", "info", "plugins", "bench", "test", "new-plugin")
 
 
 class _LazyGroup(click.Group):
@@ -41,7 +42,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return import_module(f"{__name__}.{cmd_name}").command
+        return import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):

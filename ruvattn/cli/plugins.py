@@ -38,21 +38,26 @@ def command(verbose: bool, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("plugin", no_wrap=True)
     table.add_column("from", no_wrap=True)
+    table.add_column("API", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("provides", overflow="fold")
-    table.add_row("(built in)", f"ruvattn {__version__}", Text(symbol(console, "✓"), "green"), _provides(built_in))
+    table.add_row("(built in)", f"ruvattn {__version__}", str(plugins.API_VERSION), Text(symbol(console, "✓"), "green"), _provides(built_in))
     for status in statuses:
         state, style = _state(status)
         table.add_row(
             status.name,
             f"{status.distribution} {status.version}".strip(),
+            "" if status.api is None else Text(str(status.api), "" if status.api == plugins.API_VERSION else "yellow"),
             Text(symbol(console, state) if state in "✓✗" else state, style),
             _provides(status.provides),
         )
     console.print(table)
     if not statuses:
-        console.print("\nNo plugin is installed; plugins/README.md shows how to write one.", style="dim")
+        console.print("\nNo plugin is installed; `ruvattn new-plugin NAME` writes one to start from.", style="dim")
     for status in statuses:
+        if status.note:
+            console.print()
+            console.print(Text.assemble((status.name, "bold yellow"), f": {status.note}"))
         if status.error:
             console.print()
             console.print(Text.assemble((status.name, "bold red"), f": {status.error}"))

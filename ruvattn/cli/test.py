@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -25,8 +26,9 @@ _STATES = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "xfailed":
 @click.command("test")
 @click.argument("names", nargs=-1, metavar="[NAMES]...")
 @click.option("--suite", "kind", type=click.Choice(_SUITES), default="all", show_default=True, help="What to check.")
+@click.option("--table", is_flag=True, help="Show checks and subjects as a table, what fails first.")
 @click.option("-v", "--verbose", is_flag=True, help="List every check, notes, and the traceback of each failure.")
-def command(names: tuple[str, ...], kind: str, verbose: bool) -> int:
+def command(names: tuple[str, ...], kind: str, table: bool, verbose: bool) -> int:
     """Check that what is installed keeps the promises of its interface.
 
     NAMES are registered names, such as standard or dot; all of the suite by default. Plugins are included. The exit
@@ -41,7 +43,11 @@ def command(names: tuple[str, ...], kind: str, verbose: bool) -> int:
         results = testing.run_checks(subjects, on_result=lambda *_: step())
     if verbose:
         _list(console, results)
-    _summarise(console, subjects, results)
+    if table:
+        _tabulate(console, results)
+    else:
+        _summarise(console, subjects, results)
+    _total(console, subjects, results)
     _explain(console, results, verbose)
     return 1 if any(result.status == "failed" for result in results) else 0
 
@@ -100,10 +106,27 @@ def _summarise(console: Console, subjects: Sequence[Subject], results: Sequence[
             duration(seconds),
         )
     console.print(table)
+
+
+def _total(console: Console, subjects: Sequence[Subject], results: Sequence[CheckResult]) -> None:
+    from rich.text import Text
+
     counts = Counter(result.status for result in results)
     what = f"{len(results)} check{'' if len(results) == 1 else 's'} of {len(subjects)} subject{'' if len(subjects) == 1 else 's'}"
     total = f"\n{what}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
     console.print(Text(total, "bold red" if counts["failed"] else "bold green"), soft_wrap=True)
+
+
+def _tabulate(console: Console, results: Sequence[CheckResult]) -> None:
+    """Print the table of checks and subjects; a subject that cannot be made is explained below it."""
+    from rich.text import Text
+
+    from ..testing.table import Cell, lines
+
+    styles = {status: style for status, (_, style) in _STATES.items()} | {"heading": "bold"}
+    cells = [Cell(result.family, result.subject, result.name, result.status) for result in results]
+    for line in lines(cells, width=console.width, ascii_only=console.options.ascii_only):
+        console.print(Text.assemble(*((text, styles.get(kind, "")) for text, kind in line)), no_wrap=True, crop=False, overflow="ignore")
 
 
 def _list(console: Console, results: Sequence[CheckResult]) -> None:
@@ -133,6 +156,9 @@ def _explain(console: Console, results: Sequence[CheckResult], verbose: bool) ->
     for result in failed:
         console.print()
         console.print(Text.assemble((f"{result.subject}, {result.name}", "bold red"), f": {result.message}"), soft_wrap=True)
+        if result.example:
+            console.print(Text("\n  the smallest input found at which it fails:\n", "dim"), soft_wrap=True)
+            console.print(Text(indent(result.example, "    ")), soft_wrap=True)
         if verbose and result.traceback:
             console.print(Text(result.traceback.rstrip(), "dim"), soft_wrap=True)
     for result in results:

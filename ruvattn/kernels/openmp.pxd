@@ -5,9 +5,14 @@ cdef extern from *:
     """
     #ifdef _OPENMP
     #include <omp.h>
+    #define RUVATTN_OPENMP _OPENMP
+    #ifdef _WIN32
+    /* No fork to prepare for, and no limits on threads or their stacks that a team would run into. */
+    #define ruvattn_team(n) (n)
+    #define ruvattn_pause() 0
+    #else
     #include <pthread.h>
     #include <stdlib.h>
-    #define RUVATTN_OPENMP _OPENMP
     static __thread int ruvattn_started = 1;   /* the size of this thread's team, as far as is known here */
     static void *ruvattn_pass(void *gate) {
         pthread_mutex_lock((pthread_mutex_t *)gate);
@@ -45,6 +50,7 @@ cdef extern from *:
         return -1;
     #endif
     }
+    #endif
     #else
     #define RUVATTN_OPENMP 0
     #define omp_get_thread_num() 0

@@ -1,4 +1,6 @@
-"""The conformance suite: what a variant, score, pattern or aggregate promises, as named checks that anyone can run on theirs.
+"""What plugin authors test with: the conformance suite, its smallest failing inputs, a pytest plugin, and strategies for hypothesis.
+
+What a variant, score, pattern or aggregate promises is a list of named checks that anyone can run on theirs.
 
     from ruvattn.testing import check_score, parametrize_with_checks
 
@@ -8,9 +10,14 @@
     def test_conformance(subject, check):
         check(subject)
 
-`ruvattn test` runs the same on everything that is registered.
+`ruvattn test` runs the same on everything that is registered, ``pytest --ruvattn-variant NAME`` on a variant.
 
     runner.py                               a check, its result, and what runs them
+    shrinking.py, pasting.py                the smallest input at which one fails, as Python;  trial.py  how a check is given less
+    table.py                                checks × subjects, for a terminal
+    pytest_plugin.py                        options and fixtures, which pytest finds through ruvattn_pytest
+    strategies.py                           shapes, arrays, masks, graphs and points that hypothesis draws
+    benchmarks.py                           base classes for asv suites
     scores.py  patterns.py  aggregates.py   the checks of the three parts of attention
       ├─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
       └─► gradients.py                      those of gradients through such calls
@@ -35,6 +42,7 @@ A subject can say how it wants to be tried, by attributes and methods that the s
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from .runner import (
@@ -51,6 +59,7 @@ from .runner import (
     run_checks,
     suite,
 )
+from .shrinking import replay
 
 __all__ = [
     "SUITES",
@@ -65,9 +74,23 @@ __all__ = [
     "check_score",
     "check_variant",
     "parametrize_with_checks",
+    "replay",
     "run_checks",
     "suite",
 ]
+
+_LAZY_MODULES = ("benchmarks", "pytest_plugin", "strategies")
+"""What needs asv's conventions, pytest or hypothesis: loaded when first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES})
 
 
 def check_variant(factory: Any, *, expected_failures: ExpectedFailures = None) -> list[CheckResult]:

@@ -15,6 +15,7 @@ from . import parts
 from .cases import accuracy_bounds, case, require, require_close, require_gradient, require_same_bits, sample
 from .parts import WIDTHS, Part, some_mask
 from .runner import CheckList, NotApplicable
+from .trial import drawn, limited
 
 CHECKS = CheckList("aggregate")
 
@@ -28,7 +29,11 @@ def _part(aggregate: Aggregate) -> Part:
 
 
 def _widths(aggregate: Aggregate) -> tuple[int, ...]:
-    return tuple(getattr(aggregate, "conformance_widths", WIDTHS))
+    return tuple(limited("value_width", width) for width in getattr(aggregate, "conformance_widths", WIDTHS))
+
+
+def _lengths() -> tuple[int, ...]:
+    return tuple(dict.fromkeys(limited("keys", n) for n in LENGTHS))
 
 
 def _values(aggregate: Aggregate, shape: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
@@ -37,7 +42,7 @@ def _values(aggregate: Aggregate, shape: tuple[int, ...], dtype: Any = np.float6
 
 def _weights(m: int, n: int, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
     weights = np.random.default_rng(seed).random((m, n)) + 0.1
-    return (weights / weights.sum(-1, keepdims=True)).astype(dtype)
+    return drawn("weights", (weights / weights.sum(-1, keepdims=True)).astype(dtype))
 
 
 def _aggregated(aggregate: Aggregate, weights: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -76,7 +81,8 @@ def declaration(aggregate: Aggregate) -> None:
 def heads_are_what_they_are_alone(aggregate: Aggregate) -> None:
     """for_head(h) is an aggregate of the same kind, and makes of head h what the aggregate makes of it among others."""
     heads, width = getattr(aggregate, "conformance_heads", None) or 3, _widths(aggregate)[-1]
-    v, weights = _values(aggregate, (heads, 6, width)), _weights(5, 6)
+    queries, keys = limited("queries", 5), limited("keys", 6)
+    v, weights = _values(aggregate, (heads, keys, width)), _weights(queries, keys)
     for head in range(heads):
         with case(head=head, v=v):
             one = aggregate.for_head(head)
@@ -98,7 +104,7 @@ def values_have_their_shape(aggregate: Aggregate) -> None:
     """values(v) keeps the leading axes and the dtype of v, and its width is at least 1."""
     _require_linear(aggregate, True)
     aggregate = aggregate.for_head(0)
-    for n in LENGTHS:
+    for n in _lengths():
         for width in _widths(aggregate):
             for lead in ((), (2,), (2, 1)):
                 for dtype in (np.float32, np.float64):
@@ -116,7 +122,7 @@ def values_are_rowwise(aggregate: Aggregate) -> None:
     """values maps each row by itself: it may be handed any part of them."""
     _require_linear(aggregate, True)
     aggregate = aggregate.for_head(0)
-    for n in LENGTHS[1:]:
+    for n in _lengths()[1:]:
         for width in _widths(aggregate):
             v = _values(aggregate, (n, width))
             whole = aggregate.values(v)
@@ -131,8 +137,9 @@ def finish_is_rowwise(aggregate: Aggregate) -> None:
     _require_linear(aggregate, True)
     aggregate = aggregate.for_head(0)
     for width in _widths(aggregate):
-        v = _values(aggregate, (7, width))
-        acc = _weights(5, 7) @ aggregate.values(v)
+        keys = limited("keys", 7)
+        v = _values(aggregate, (keys, width))
+        acc = _weights(5, keys) @ aggregate.values(v)
         with case(acc=acc):
             whole = np.asarray(aggregate.finish(acc.copy()))
             require(whole.ndim == 2 and len(whole) == 5, f"finish must return an array of shape (5, width), got {whole.shape}")
@@ -149,7 +156,7 @@ def reduce_is_rowwise(aggregate: Aggregate) -> None:
     """reduce makes of each row of weights what it makes of it alone."""
     _require_linear(aggregate, False)
     aggregate = aggregate.for_head(0)
-    for n in LENGTHS:
+    for n in _lengths():
         for width in _widths(aggregate):
             v, weights = _values(aggregate, (n, width)), _weights(5, n)
             with case(weights=weights, v=v):
@@ -220,7 +227,7 @@ def _or_not_applicable(function: Callable[..., Any], *args: np.ndarray) -> Any:
 
 
 def _upstream(like: Any) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(np.shape(like))
+    return drawn("grad_output", np.random.default_rng(7).standard_normal(np.shape(like)))
 
 
 @CHECKS
@@ -228,7 +235,7 @@ def values_vjp_matches_differences(aggregate: Aggregate) -> None:
     """values_vjp agrees with finite differences of values."""
     _require_linear(aggregate, True)
     aggregate = aggregate.for_head(0)
-    for n, width in zip((1, 3), _widths(aggregate)[:2], strict=False):
+    for n, width in zip((1, limited("keys", 3)), _widths(aggregate)[:2], strict=False):
         v = _values(aggregate, (n, width))
         up = _upstream(aggregate.values(v))
         with case(v=v):
@@ -241,8 +248,9 @@ def finish_vjp_matches_differences(aggregate: Aggregate) -> None:
     """finish_vjp agrees with finite differences of finish."""
     _require_linear(aggregate, True)
     aggregate = aggregate.for_head(0)
-    for n, width in zip((1, 3), _widths(aggregate)[:2], strict=False):
-        acc = _weights(n, 5) @ aggregate.values(_values(aggregate, (5, width)))
+    for n, width in zip((1, limited("queries", 3)), _widths(aggregate)[:2], strict=False):
+        keys = limited("keys", 5)
+        acc = _weights(n, keys) @ aggregate.values(_values(aggregate, (keys, width)))
         up = _upstream(aggregate.finish(acc.copy()))
         with case(acc=acc):
             found = _or_not_applicable(aggregate.finish_vjp, acc, up)
@@ -258,7 +266,7 @@ def reduce_vjp_matches_differences(aggregate: Aggregate) -> None:
     """reduce_vjp agrees with finite differences of reduce, by weights and by values."""
     _require_linear(aggregate, False)
     aggregate = aggregate.for_head(0)
-    for m, n, width in zip((1, 2), (3, 4), _widths(aggregate)[:2], strict=False):
+    for m, n, width in zip((1, limited("queries", 2)), (limited("keys", 3), limited("keys", 4)), _widths(aggregate)[:2], strict=False):
         weights, v = _weights(m, n), _values(aggregate, (n, width))
         out = np.asarray(aggregate.reduce(weights.copy(), v.copy()))
         up = _upstream(out)

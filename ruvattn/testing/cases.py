@@ -1,11 +1,13 @@
 """What the checks share: inputs to try, how close is close enough, and words for what differs.
 
 Cases come smallest first, so that the first one that fails is the smallest that is tried; `case` puts its
-description on whatever is raised.
+description on whatever is raised. How long things are, and what `sample` draws, goes through trial.py, so that something
+smaller can be tried in their place.
 """
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from .runner import CheckFailure
+from .trial import drawn
 
 __all__ = [
     "accuracy_bounds",
+    "another_order",
     "case",
     "describe",
     "finite_difference",
@@ -49,7 +53,7 @@ def describe(*words: Any, **values: Any) -> str:
     """Put a case into words: arrays by shape, strides and dtype."""
     parts = [str(word) for word in words]
     for name, value in values.items():
-        if isinstance(value, np.ndarray) and value.size > 6:
+        if isinstance(value, np.ndarray) and value.size > 12:
             parts.append(f"{name} {value.shape} {value.dtype}")
         elif isinstance(value, np.ndarray):
             parts.append(f"{name}={np.array2string(value, separator=', ').replace(chr(10), '')} {value.dtype}")
@@ -221,9 +225,9 @@ def sample(subject: Any, role: str, shape: tuple[int, ...], dtype: Any, seed: in
     """
     rng = np.random.default_rng([seed, {"query": 0, "key": 1, "value": 2}[role]])
     draw = getattr(subject, "conformance_inputs", None)
-    drawn = rng.standard_normal(shape) if draw is None else np.asarray(draw(rng, role, shape))
-    require(drawn.shape == shape, f"conformance_inputs must return an array of shape {shape}, got {drawn.shape}")
-    return drawn.astype(dtype)
+    made = rng.standard_normal(shape) if draw is None else np.asarray(draw(rng, role, shape))
+    require(made.shape == shape, f"conformance_inputs must return an array of shape {shape}, got {made.shape}")
+    return drawn(role, made.astype(dtype))
 
 
 def require_gradient(found: Any, function: Callable[[np.ndarray], float], at: Any, name: str) -> None:
@@ -244,6 +248,11 @@ def require_gradient(found: Any, function: Callable[[np.ndarray], float], at: An
         kinks = ~(np.abs(closer - expected) <= tolerance)
         expected = np.where(kinks & np.isfinite(found), found, closer)
     require_close(found, expected, tolerance, promise)
+
+
+def another_order(length: int, seed: int = 1) -> np.ndarray:
+    """Return the numbers below a length in an order other than their own, if there is one."""
+    return np.arange(length)[::-1].copy() if length < 5 else np.random.default_rng(seed).permutation(length)
 
 
 STEP = 1e-3
@@ -300,7 +309,8 @@ def in_threads(function: Callable[[int], Any], count: int = THREADS) -> list[Any
         except BaseException as error:
             errors.append(error)
 
-    team = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+    # Each in a copy of this context, in which a trial says what may be drawn.
+    team = [threading.Thread(target=contextvars.copy_context().run, args=(work, i)) for i in range(count)]
     for thread in team:
         thread.start()
     for thread in team:

@@ -23,6 +23,7 @@ from .cases import case, float_dtypes, require, require_close, require_same_bits
 from .parts import THREAD_COUNTS, Part, Shape, some_mask
 from .runner import CheckList, NotApplicable
 from .slopes import require_gradients
+from .trial import drawn
 
 SCORES, AGGREGATES, PATTERNS = CheckList("score"), CheckList("aggregate"), CheckList("pattern")
 
@@ -36,7 +37,7 @@ INPUTS = ("q", "k", "v")
 
 def _upstream(part: Part, arrays: Arrays, **options: Any) -> np.ndarray:
     """Return a gradient of the output, in float64."""
-    return np.random.default_rng(7).standard_normal(part.call(arrays, **options).shape)
+    return drawn("grad_output", np.random.default_rng(7).standard_normal(part.call(arrays, **options).shape))
 
 
 def _gradients(part: Part, arrays: Arrays, dout: np.ndarray, wrt: Iterable[str] = INPUTS, dlse: Any = None, **options: Any) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from .graphs import _described, _features, _graph_layer, _Inputs, _inputs, _one_
 from .parts import THREAD_COUNTS
 from .runner import CheckList, NotApplicable
 from .training import ROLES, _back, _Call, _curves, _of_roles, _require_slopes, _upstream
+from .trial import limited
 from .variants import Factory, _arrays, _widths
 
 CHECKS = CheckList("variant")
@@ -98,7 +99,7 @@ def graph_gradients_of_other_calls_match_differences(factory: Factory) -> None:
 def graph_gradients_are_the_same_for_any_number_of_threads(factory: Factory) -> None:
     """Gradients of forward_graph are the same to the bit for 1, 2 and 7 threads."""
     layer = _trainable_graph(factory)
-    nodes, edges = 600, 6000
+    nodes, edges = limited("nodes", 600), limited("edges", 6000)
     ends = np.random.default_rng(4).integers(0, nodes, (2, edges))
     width = getattr(layer, "edge_dim", None)
     attr = np.random.default_rng(5).standard_normal((edges, width)) if width else None

@@ -19,9 +19,10 @@ import numpy as np
 
 from ..errors import AttentionError, DimensionMismatchError, InvalidInputError, UnsupportedError
 from ..interfaces import GraphAttention
-from .cases import case, float_dtypes, in_threads, require, require_close, require_same_bits, sample
+from .cases import another_order, case, float_dtypes, in_threads, require, require_close, require_same_bits, sample
 from .parts import THREAD_COUNTS, expect_error
 from .runner import CheckList, NotApplicable
+from .trial import limited
 from .variants import Factory, _make, _parameters, _sizes, _supported, _widths
 
 CHECKS = CheckList("variant")
@@ -58,12 +59,16 @@ SIMPLE = ("one node, no edge", "one edge", "nodes without edges", "many, simple"
 """Those without self-loops in which no two edges join the same nodes; the last is the largest one's."""
 
 
-def _edges(name: str) -> tuple[int, np.ndarray]:
-    """Return a graph by its name: its number of nodes and its edges."""
+def _edges(name: str, whole: bool = False) -> tuple[int, np.ndarray]:
+    """Return a graph by its name: its number of nodes and its edges; less of it, unless it is to be whole, where a trial limits them."""
     simple = name.endswith(", simple")
     nodes, pairs = SHAPES[name.removesuffix(", simple")]
     if simple:
         pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
+    if not whole:
+        nodes = limited("nodes", nodes)
+        pairs = [pair for pair in pairs if max(pair) < nodes]
+        pairs = pairs[: limited("edges", len(pairs))]
     return nodes, np.array(pairs, np.int64).reshape(-1, 2).T.copy()
 
 
@@ -92,8 +97,8 @@ def _attr(layer: Any, edges: int, dtype: Any = np.float64) -> np.ndarray | None:
     return None if not width else np.random.default_rng(edges).standard_normal((edges, width)).astype(dtype)
 
 
-def _inputs(layer: Any, name: str, dtype: Any = np.float64, seed: int = 0) -> _Inputs:
-    nodes, edges = _edges(name)
+def _inputs(layer: Any, name: str, dtype: Any = np.float64, seed: int = 0, whole: bool = False) -> _Inputs:
+    nodes, edges = _edges(name, whole)
     return _Inputs(_features(layer, nodes, dtype, seed), edges, _attr(layer, edges.shape[1], dtype))
 
 
@@ -170,7 +175,7 @@ def graph_edges_may_be_a_list_of_pairs(factory: Factory) -> None:
 def graph_names_of_nodes_are_irrelevant(factory: Factory) -> None:
     """Nodes in another order give the same rows in that order."""
     for name, layer, inputs in _cases(factory):
-        order = np.random.default_rng(1).permutation(len(inputs.x))
+        order = another_order(len(inputs.x))
         place = np.argsort(order)
         with case(**_described(layer, name, inputs)):
             expected = layer.forward_graph(inputs.x, inputs.edges, *inputs.optional)
@@ -182,7 +187,7 @@ def graph_names_of_nodes_are_irrelevant(factory: Factory) -> None:
 def graph_order_of_edges_is_irrelevant(factory: Factory) -> None:
     """Edges in another order, their features with them, give the same."""
     for name, layer, inputs in _cases(factory):
-        order = np.random.default_rng(2).permutation(inputs.edges.shape[1])
+        order = another_order(inputs.edges.shape[1])
         with case(**_described(layer, name, inputs)):
             expected = layer.forward_graph(inputs.x, inputs.edges, *inputs.optional)
             found = layer.forward_graph(inputs.x, inputs.edges[:, order], *(attr[order] for attr in inputs.optional))
@@ -262,7 +267,8 @@ def _changed(layer: Any, x: np.ndarray, node: int) -> Iterator[np.ndarray]:
 def graph_k_hop_reaches_along_incoming_edges(factory: Factory) -> None:
     """In forward_k_hop nodes that reach the node along at most k edges count, and no others; the direction of edges counts, too."""
     layer = _one_set_layer(factory)
-    nodes, node = 9, 5
+    nodes = limited("nodes", 9)
+    node = min(5, nodes - 1)
     edges = np.stack([np.arange(nodes - 1), np.arange(1, nodes)])  # a path
     x = _features(layer, nodes)
     for k in (1, 2, 3):
@@ -270,7 +276,7 @@ def graph_k_hop_reaches_along_incoming_edges(factory: Factory) -> None:
         for at in range(nodes):
             if at == node:  # it may see itself
                 continue
-            with case("edges 0→1→2→…→8", k=k, node=node, changed=at):
+            with case(f"edges 0→1→2→…→{nodes - 1}", k=k, node=node, changed=at):
                 found = [layer.forward_k_hop(node, changed, edges, k) for changed in _changed(layer, x, at)]
                 if node - k <= at < node:
                     require(any(not np.array_equal(one, expected) for one in found), "a node from which at most k edges lead to it must count")
@@ -283,7 +289,7 @@ def graph_k_hop_reaches_along_incoming_edges(factory: Factory) -> None:
 def graph_nodes_see_their_neighborhood(factory: Factory) -> None:
     """In forward_graph the sources of a node's incoming edges count, and besides them and itself no others."""
     layer = _one_set_layer(factory)
-    nodes, reach = 9, _reach(layer)
+    nodes, reach = limited("nodes", 9), _reach(layer)
     edges = np.stack([np.arange(nodes - 1), np.arange(1, nodes)])  # a path
     x = _features(layer, nodes)
     expected = layer.forward_graph(x, edges)
@@ -292,7 +298,7 @@ def graph_nodes_see_their_neighborhood(factory: Factory) -> None:
         for row in range(nodes):
             if row == at:  # it may see itself
                 continue
-            with case("edges 0→1→2→…→8", row=row, changed=at):
+            with case(f"edges 0→1→2→…→{nodes - 1}", row=row, changed=at):
                 if at < row <= at + reach:
                     require(differs[row], "the source of an incoming edge must count")
                 else:
@@ -368,7 +374,8 @@ def graph_same_bits_for_any_number_of_threads(factory: Factory) -> None:
     layer = _one_set_layer(factory)
     if "threads" not in inspect.signature(layer.forward_graph).parameters:
         raise NotApplicable("its forward_graph takes no threads=")
-    nodes, edges, hub = 600, 6000, 5000  # enough work for a team, and a node that is worth cutting up
+    # Enough work for a team, and a node that is worth cutting up.
+    nodes, edges, hub = limited("nodes", 600), limited("edges", 6000), limited("edges", 5000)
     rng = np.random.default_rng(4)
     ends = np.concatenate([rng.integers(0, nodes, (2, edges)), np.stack([rng.integers(0, nodes, hub), np.zeros(hub, np.int64)])], axis=1)
     for dtype in (np.float32, np.float64):
@@ -405,7 +412,7 @@ def graph_parallel_calls_agree(factory: Factory) -> None:
 def graph_bad_edges_are_refused(factory: Factory) -> None:
     """Ids out of range or no integers raise InvalidInputError, an edge_index of another shape DimensionMismatchError."""
     layer = _one_set_layer(factory)
-    inputs = _inputs(layer, "edges between the same nodes")
+    inputs = _inputs(layer, "edges between the same nodes", whole=True)
     x, edges = inputs.x, inputs.edges
     invalid: dict[str, Any] = {
         "an id as large as the number of nodes": [(0, 3)],
@@ -440,7 +447,7 @@ def graph_bad_edges_are_refused(factory: Factory) -> None:
 def graph_bad_nodes_are_refused(factory: Factory) -> None:
     """A node that is none, and a number of hops that is none, raise InvalidInputError."""
     layer = _one_set_layer(factory)
-    x, edges, _ = _inputs(layer, "edges between the same nodes")
+    x, edges, _ = _inputs(layer, "edges between the same nodes", whole=True)
     for node in (3, -1, 1.0, True, "1", None):
         with case(node=node, nodes=3):
             expect_error(InvalidInputError, "forward_neighborhood of that node", layer.forward_neighborhood, node, x, edges)
@@ -454,7 +461,7 @@ def graph_bad_nodes_are_refused(factory: Factory) -> None:
 def graph_bad_features_are_refused(factory: Factory) -> None:
     """Features of another width or number of axes, and features of other edges, raise an AttentionError; integers, too."""
     layer = _one_set_layer(factory)
-    inputs = _inputs(layer, "edges between the same nodes")
+    inputs = _inputs(layer, "edges between the same nodes", whole=True)
     x, edges, attr = inputs
     wide = np.concatenate([x, x[:, :1]], -1)
     number = edges.shape[1]
@@ -479,7 +486,7 @@ def graph_bad_features_are_refused(factory: Factory) -> None:
 def graph_not_finite_features_are_refused(factory: Factory) -> None:
     """NaN and infinity raise InvalidInputError, which names x; with ``check_finite=False`` they touch only the rows that see them."""
     layer = _one_set_layer(factory)
-    x, edges, _ = _inputs(layer, "edges between the same nodes")
+    x, edges, _ = _inputs(layer, "edges between the same nodes", whole=True)
     options = getattr(layer.config, "options", {})
     for value in (np.nan, np.inf, -np.inf):
         wrong = x.copy()

@@ -19,6 +19,7 @@ from .. import functional, reference
 from ..errors import DimensionMismatchError
 from .cases import (
     accuracy_bounds,
+    another_order,
     case,
     float_dtypes,
     in_threads,
@@ -29,6 +30,7 @@ from .cases import (
     sample,
 )
 from .runner import CheckFailure, NotApplicable
+from .trial import limited, limited_heads, limited_lead
 
 __all__ = ["THREAD_COUNTS", "Part", "Shape"]
 
@@ -107,16 +109,17 @@ class Part:
 
     def _fitted(self, plans: Iterable[Any], start: int) -> Iterator[Shape]:
         for at, (lead, heads, key_heads, lq, lk) in enumerate(plans, start):
-            if self.batch is not None:
-                lead = (self.batch,)
+            lead = limited_lead(lead) if self.batch is None else (self.batch,)
             if self.heads is not None:
                 heads, key_heads = self.heads, 1 if at % 2 else self.heads
             elif self.key_heads is not None:
                 heads, key_heads = self.key_heads * (2 if at % 2 else 1), self.key_heads
-            lq = lq if self.lq is None else self.lq
-            lk = lk if self.lk is None else self.lk
-            width = self.widths[at % len(self.widths)]
-            value_width = self.value_widths[(at + 2) % len(self.value_widths)]
+            else:
+                heads, key_heads = limited_heads(heads, key_heads)
+            lq = limited("queries", lq) if self.lq is None else self.lq
+            lk = limited("keys", lk) if self.lk is None else self.lk
+            width = limited("width", self.widths[at % len(self.widths)])
+            value_width = limited("value_width", self.value_widths[(at + 2) % len(self.value_widths)])
             yield Shape(lead, heads, key_heads, lq, lk, width, value_width)
 
     def large_shapes(self) -> Iterator[Shape]:
@@ -265,7 +268,7 @@ def key_order_is_irrelevant(part: Part) -> None:
         if shape.lk < 2:
             continue
         arrays = part.arrays(shape)
-        order = np.random.default_rng(1).permutation(shape.lk)
+        order = another_order(shape.lk)
         q, k, v = arrays
         with case(shape=tuple(shape), order=order):
             moved = part.call((q, k[..., order, :], v[..., order, :]))

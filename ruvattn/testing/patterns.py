@@ -18,6 +18,7 @@ from . import parts
 from .cases import case, require, require_close, require_same_bits
 from .parts import Part, Shape, expect_error
 from .runner import CheckFailure, CheckList, NotApplicable
+from .trial import limited
 
 CHECKS = CheckList("pattern")
 
@@ -71,7 +72,7 @@ def _owners(pattern: Pattern) -> list[dict[str, int]]:
 def _sizes(pattern: Pattern) -> Iterator[tuple[int, int]]:
     """Yield numbers of queries and keys, smallest first."""
     _, _, lq, lk = _fixed(pattern)
-    return iter(dict.fromkeys((lq or m, lk or n) for m, n in SIZES))
+    return iter(dict.fromkeys((lq or limited("queries", m), lk or limited("keys", n)) for m, n in SIZES))
 
 
 def _starts(pattern: Pattern) -> tuple[int, ...]:
@@ -181,7 +182,8 @@ def far_positions_do_not_overflow(pattern: Pattern) -> None:
         raise NotApplicable("rows of explicit pairs have no positions")
     _, _, lq, lk = _fixed(pattern)
     for start in (FAR, -FAR):
-        _require_ranges(pattern, start // pattern.row_block * pattern.row_block, min(lq or 2, 2), lk or 9)
+        rows, keys = lq or limited("queries", 2), lk or limited("keys", 9)
+        _require_ranges(pattern, start // pattern.row_block * pattern.row_block, min(rows, 2), keys)
 
 
 @CHECKS

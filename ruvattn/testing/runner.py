@@ -1,6 +1,6 @@
 """Named checks and what runs them: one at a time, all of a subject's, all of a suite's, or as pytest cases.
 
-    Check ──► check(subject)                    raises what is wrong; a note becomes a ConformanceNote warning
+    Check ──► check(subject)                    raises what is wrong, at the smallest input that is found; a note becomes a ConformanceNote warning
       │
       ├─► run(subject)         ─► CheckResult   never raises: passed, failed, xfailed or skipped
       ├─► run_checks(subjects) ─► CheckResults  for the command line
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import textwrap
 import time
 import traceback
 import unittest
@@ -35,6 +36,9 @@ __all__ = [
     "run_checks",
     "suite",
 ]
+
+PATIENCE = 20.0
+"""Seconds that all searches for smaller inputs of a run may take together."""
 
 FAMILIES = ("variant", "score", "pattern", "aggregate")
 SUITES = ("variants", "scores", "patterns", "aggregates", "all")
@@ -60,6 +64,10 @@ class NotApplicable(unittest.SkipTest):
     """The check has nothing to say about this subject; pytest shows it as skipped."""
 
 
+class Example(str):
+    """A note of an exception that holds Python, and is no part of its message."""
+
+
 class ConformanceNote(UserWarning):
     """Something that a check found worth saying and that breaks no promise."""
 
@@ -78,12 +86,15 @@ class Check:
         What it expects, in one line.
     function : callable
         Takes the subject; returns None or a note, raises `CheckFailure`, `NotApplicable` or whatever the subject does.
+    shrinks : bool
+        Whether the smallest input is looked for at which it fails.
     """
 
     name: str
     family: str
     summary: str
     function: Callable[[Any], str | None]
+    shrinks: bool = True
 
     def __repr__(self) -> str:
         return f"<check {self.family} {self.name}>"
@@ -99,11 +110,20 @@ class Check:
         Raises
         ------
         CheckFailure
-            If the subject does not keep the promise.
+            If the subject does not keep the promise; the smallest input that was found to show it is a note of the exception.
         NotApplicable
             If the promise is none that this subject makes.
         """
-        note = self._call(subject)
+        try:
+            note, failure = self._call(subject), None
+        except unittest.SkipTest:
+            raise
+        except Exception as error:
+            if not self.shrinks:
+                raise
+            note, failure = None, error
+        if failure is not None:
+            raise self._smaller(subject, failure)[0]
         if note:
             warnings.warn(f"{subject_name(subject)}: {note}", ConformanceNote, stacklevel=2)
 
@@ -114,7 +134,17 @@ class Check:
         with np.errstate(all="ignore"):
             return self.function(subject)
 
-    def run(self, subject: Any, *, name: str | None = None, expected_failure: str | None = None) -> CheckResult:
+    def _smaller(self, subject: Any, error: Exception, seconds: float | None = None) -> tuple[Exception, str]:
+        """Return what the check raises at the smallest input that is found, with a note that holds the Python of it, and that Python."""
+        from .shrinking import smallest
+
+        found = smallest(self, subject, error, seconds=seconds)
+        found.error.add_note(Example("the smallest input found at which it fails:\n\n" + textwrap.indent(found.code, "    ") + "\n"))
+        return found.error, found.code
+
+    def run(
+        self, subject: Any, *, name: str | None = None, expected_failure: str | None = None, shrink_seconds: float | None = None
+    ) -> CheckResult:
         """Run the check on a subject and return what became of it.
 
         Parameters
@@ -125,6 +155,8 @@ class Check:
             What to call the subject.
         expected_failure : str, optional
             Why the check is expected to fail; it is then a failure if it passes.
+        shrink_seconds : float, optional
+            How long to look for the smallest input at which it fails; 0: not at all.
 
         Returns
         -------
@@ -133,12 +165,14 @@ class Check:
         """
         label = subject_name(subject) if name is None else name
         started = time.perf_counter()
-        status, message, trace = "passed", "", None
+        status, message, trace, example = "passed", "", None, None
         try:
             message = self._call(subject) or ""
         except unittest.SkipTest as skipped:
             status, message = "skipped", str(skipped)
         except Exception as error:
+            if self.shrinks and expected_failure is None and shrink_seconds != 0:
+                error, example = self._smaller(subject, error, shrink_seconds)
             status, message = "failed", explain(error)
             trace = "".join(traceback.format_exception(error))
         if expected_failure is not None:
@@ -147,7 +181,7 @@ class Check:
             elif status == "passed":
                 status = "failed"
                 message = f"passes, and was expected to fail ({expected_failure}): take it off expected_failures"
-        return CheckResult(self.name, label, self.family, status, message, time.perf_counter() - started, trace)
+        return CheckResult(self.name, label, self.family, status, message, time.perf_counter() - started, trace, example)
 
 
 @dataclass(frozen=True)
@@ -170,6 +204,8 @@ class CheckResult:
         How long it took.
     traceback : str or None
         Where it failed.
+    example : str or None
+        Python that shows the failure at the smallest input that was found.
     """
 
     name: str
@@ -179,6 +215,7 @@ class CheckResult:
     message: str = ""
     seconds: float = 0.0
     traceback: str | None = None
+    example: str | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +267,7 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if not isinstance(error, CheckFailure):
         text = f"raised {type(error).__name__}: {text}" if text else f"raised {type(error).__name__}"
-    return "; ".join([text, *getattr(error, "__notes__", ())])
+    return "; ".join([text, *(note for note in getattr(error, "__notes__", ()) if not isinstance(note, Example))])
 
 
 def checks_of(family: str) -> Iterator[Check]:
@@ -364,6 +401,7 @@ def run_checks(
     expected_failures: ExpectedFailures = None,
     only: Iterable[str] | None = None,
     on_result: Callable[[CheckResult, int, int], object] | None = None,
+    shrink: bool = True,
 ) -> list[CheckResult]:
     """Run every check of every subject and return what became of each; what a subject raises is in the results.
 
@@ -378,6 +416,9 @@ def run_checks(
         The checks to run, by name; all by default.
     on_result : callable, optional
         Called with each result, the number of those done and of those planned: for a progress bar.
+    shrink : bool, default True
+        Whether the smallest input is looked for at which a check fails: about a second for each that does, and no more once that adds up to
+        twenty.
 
     Returns
     -------
@@ -398,12 +439,14 @@ def run_checks(
     """
     runs = _plan(objects, expected_failures, only)
     results = []
+    left = PATIENCE if shrink else 0.0
     for subject, check, reason in runs:
         if check is None:
             status = "failed" if subject.broken else "skipped"
             result = CheckResult("can_be_made", subject.name, subject.family, status, subject.problem or "")
         else:
-            result = check.run(subject.target, name=subject.name, expected_failure=reason)
+            result = check.run(subject.target, name=subject.name, expected_failure=reason, shrink_seconds=None if left > 0 else 0)
+            left -= result.seconds if result.example else 0.0
         results.append(result)
         if on_result is not None:
             on_result(result, len(results), len(runs))
@@ -462,6 +505,7 @@ def parametrize_with_checks(
             cases.append(pytest.param(None, stand_in, id=f"{name}-can_be_made"))
             continue
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+        check = check if reason is None else replace(check, shrinks=False)
         cases.append(pytest.param(subject.target, check, id=f"{name}-{check.name}", marks=marks))
     return pytest.mark.parametrize(("subject", "check"), cases)
 
@@ -477,7 +521,10 @@ def check_all(subject: Any, family: str, base: str, expected_failures: ExpectedF
     failed = [result for result in results if result.status == "failed"]
     if failed:
         lines = [f"{results[0].subject} fails {len(failed)} of {len(results)} checks:"]
-        lines += [f"  {result.name}: {result.message}" for result in failed]
+        for result in failed:
+            lines.append(f"  {result.name}: {result.message}")
+            if result.example:
+                lines += ["", textwrap.indent(result.example, "      "), ""]
         raise CheckFailure("\n".join(lines))
     return results
 

@@ -28,6 +28,7 @@ from .cases import (
 from .compiled import compiled_logits, compiled_logits_vjp
 from .parts import WIDTHS, Part, expect_error, some_mask
 from .runner import CheckFailure, CheckList, NotApplicable
+from .trial import drawn, limited
 
 CHECKS = CheckList("score")
 
@@ -101,8 +102,8 @@ def _logits(score: Score, tile: Tile) -> np.ndarray:
 def _tiles(score: Score) -> Iterator[tuple[int, int, int]]:
     """Yield rows, keys and widths of tiles to try, smallest first."""
     widths = _part(score).widths
-    for at, (m, n) in enumerate(TILES):
-        yield m, n, widths[at % len(widths)]
+    plans = ((m, n, widths[at % len(widths)]) for at, (m, n) in enumerate(TILES))
+    yield from dict.fromkeys((limited("queries", m), limited("keys", n), limited("width", width)) for m, n, width in plans)
 
 
 def _numpy_form(score: Score, width: int) -> Score:
@@ -257,7 +258,7 @@ def logits_vjp_matches_differences(score: Score) -> None:
     """logits_vjp agrees with finite differences of logits."""
     for m, n, width in list(_tiles(score))[:4]:
         tile = _tile(score, m, n, width)
-        upstream = np.random.default_rng(7).standard_normal((m, n))
+        upstream = drawn("grad_output", np.random.default_rng(7).standard_normal((m, n)))
         with case(m=m, n=n, width=width):
             gradients = _or_not_applicable(score.logits_vjp, _as(tile, np.float64), upstream.copy())
             count = 6 if score.vectors else 4
@@ -321,6 +322,7 @@ def col_terms_vjp_matches_differences(score: Score) -> None:
 def _terms_vjp(score: Score, side: str) -> None:
     heads = _part(score).heads or 2
     for length, width in zip((1, 4), _part(score).widths[:2], strict=False):
+        length, width = limited("queries" if side == "row" else "keys", length), limited("width", width)
         x = sample(score, "query" if side == "row" else "key", (heads, length, width), np.float64, 0)
         pos = np.arange(length, dtype=np.int64)
         if not _terms(score, side, x, pos):
@@ -416,7 +418,7 @@ def compiled_vjp_matches_numpy(score: Score) -> None:
         dtype = np.dtype(name)
         for m, n, width in _tiles(score):
             tiles = [_tile(score, m, n, width, dtype, seed) for seed in _draws(m, n)]
-            upstream = np.random.default_rng(7).standard_normal((m, n)).astype(dtype)
+            upstream = drawn("grad_output", np.random.default_rng(7).standard_normal((m, n)).astype(dtype))
             expected = [_flat_vjp(score, tile, upstream, np.float64) for tile in tiles]
             naive = [_flat_vjp(score, tile, upstream, np.float32) for tile in tiles]
             for ld in _strides(n):
@@ -637,9 +639,10 @@ def empty_input_gives_empty_output(score: Score) -> None:
 def extremes_stay_finite(score: Score) -> None:
     """Finite float32 input gives finite output, from subnormal to 1e15, and where queries and keys coincide."""
     part = _part(score)
-    shape = part.middle()._replace(lead=(), heads=part.heads or 1, key_heads=part.heads or 1, lq=6, lk=6)
+    length = limited("keys", 6)
+    shape = part.middle()._replace(lead=(), heads=part.heads or 1, key_heads=part.heads or 1, lq=length, lk=length)
     q, k, v = part.arrays(shape)
-    parts.extremes_stay_finite(part, [("queries that are keys", (q, q.copy(), v)), ("one key many times", (q, k[..., :1, :].repeat(6, -2), v))])
+    parts.extremes_stay_finite(part, [("queries that are keys", (q, q.copy(), v)), ("one key many times", (q, k[..., :1, :].repeat(length, -2), v))])
     if hasattr(score, "conformance_inputs"):
         return  # points of a domain cannot be scaled
     inputs = [("zeros", (np.zeros_like(q), np.zeros_like(k), v))]

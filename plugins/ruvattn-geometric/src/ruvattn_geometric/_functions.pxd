@@ -5,14 +5,18 @@ from ruvattn.kernels.vector cimport REAL_IS_DOUBLE, VLEN, real, v_load, v_set1, 
 cdef extern from *:
     """
     #include <math.h>
+    /* The intrinsics, not the builtins under them: clang has taken those of square roots away. */
+    #if defined(__SSE2__)
+      #include <immintrin.h>
+    #endif
     #if RUVATTN_VECTOR_BYTES == 32 && defined(__AVX__) && !REAL_IS_DOUBLE
-      #define v_sqrt(x) ((vreal)__builtin_ia32_sqrtps256(x))
+      #define v_sqrt(x) ((vreal)_mm256_sqrt_ps((__m256)(x)))
     #elif RUVATTN_VECTOR_BYTES == 32 && defined(__AVX__)
-      #define v_sqrt(x) ((vreal)__builtin_ia32_sqrtpd256(x))
+      #define v_sqrt(x) ((vreal)_mm256_sqrt_pd((__m256d)(x)))
     #elif RUVATTN_VECTOR_BYTES == 16 && defined(__SSE2__) && !REAL_IS_DOUBLE
-      #define v_sqrt(x) ((vreal)__builtin_ia32_sqrtps(x))
+      #define v_sqrt(x) ((vreal)_mm_sqrt_ps((__m128)(x)))
     #elif RUVATTN_VECTOR_BYTES == 16 && defined(__SSE2__)
-      #define v_sqrt(x) ((vreal)__builtin_ia32_sqrtpd(x))
+      #define v_sqrt(x) ((vreal)_mm_sqrt_pd((__m128d)(x)))
     #elif RUVATTN_VECTOR_BYTES > 0
       static inline vreal v_sqrt(vreal x) {
           for (int i = 0; i < (int)VLEN; ++i) x[i] = REAL_IS_DOUBLE ? sqrt(x[i]) : sqrtf(x[i]);

@@ -27,7 +27,7 @@ __all__ = ["COO", "BlockSparse", "Dense", "PatternMask", "Windowed", "as_sparse_
 
 
 class Windowed(LocalGlobal):
-    """A query sees a window around it, and global tokens: |i − j| ≤ window_size, or i or j is a global token.
+    """A query sees a window around it, and global tokens: ``|i − j|`` ≤ window_size, or i or j is a global token.
 
     The sliding window of Beltagy et al. (2020), "Longformer", sections 3.1 and 3.2, with its symmetric rule: every query sees the global tokens,
     and these see everything.

@@ -50,7 +50,7 @@ def _listed(counts: np.ndarray, lk: int, keys_of: Callable[[np.ndarray, np.ndarr
 
 
 class Strided(PicturedMask):
-    """A query sees a window, and every key at a distance that the stride divides: |i − j| ≤ window_size or (i − j) % stride = 0.
+    """A query sees a window, and every key at a distance that the stride divides: ``|i − j|`` ≤ window_size or (i − j) % stride = 0.
 
     With ``causal=True`` this is the strided pattern of Child et al. (2019), section 4.2: a row of an image, and the column above.
 
@@ -92,7 +92,7 @@ class Strided(PicturedMask):
         return self._parts_at_stride
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
-        """Return |i − j| ≤ window_size or (i − j) % stride = 0."""
+        """Return ``|i − j|`` ≤ window_size or (i − j) % stride = 0."""
         distance = i - j
         near = np.abs(distance) <= self.window_size
         return near | (distance % self.stride == 0)
@@ -205,7 +205,7 @@ class Fixed(PicturedMask):
 
 
 class Dilated(PicturedMask):
-    """A query sees every so-manieth key of a window: |i − j| ≤ window_size · dilation and (i − j) % dilation = 0.
+    """A query sees every so-manieth key of a window: ``|i − j|`` ≤ window_size · dilation and (i − j) % dilation = 0.
 
     The dilated sliding window of Beltagy et al. (2020), section 3.1. Heads may differ in their dilation, so that some look near and some far.
 
@@ -256,7 +256,7 @@ class Dilated(PicturedMask):
         return None, self.heads, None, None
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
-        """Return |i − j| ≤ window_size · dilation and (i − j) % dilation = 0."""
+        """Return ``|i − j|`` ≤ window_size · dilation and (i − j) % dilation = 0."""
         dilation = self._dilations[head if self.by_head else 0]
         distance = i - j
         # The window's ends are multiples of the dilation: dividing says the same and cannot overflow.
@@ -348,7 +348,7 @@ class Streaming(PicturedMask):
 
 
 class LocalGlobal(PicturedMask):
-    """A query sees the keys around its own position, and global tokens: |p − j| ≤ window_size, or p or j is a global token.
+    """A query sees the keys around its own position, and global tokens: ``|p − j|`` ≤ window_size, or p or j is a global token.
 
     This is `Windowed`, for queries that don't stand in a row: each may have a position p of its own among the keys, as the queries of a pooled,
     sampled or re-ordered sequence do.
@@ -418,7 +418,7 @@ class LocalGlobal(PicturedMask):
         return self.positions if self.positions is None or self.positions.ndim == 1 else self.positions[batch]
 
     def allowed(self, i: np.ndarray, j: np.ndarray, *, head: int = 0, batch: int = 0) -> np.ndarray:
-        """Return |p − j| ≤ window_size, or whether one of them is a global token."""
+        """Return ``|p − j|`` ≤ window_size, or whether one of them is a global token."""
         positions = self._stand(batch)
         p = i if positions is None else positions[i]
         near = np.abs(p - j) <= self.window_size

@@ -1,0 +1,169 @@
+"""Commits as folders that Python can import: what regressions.py compares.
+
+    resolve("main") ─► Commit                        of the repository; nothing in its checkout is touched
+    install(commit) ─► .asv/regressions/<commit>     the core and every plugin of the commit, built with one set of tools
+    environment()   ─► .asv/regressions/tools-…      the interpreter for both: what they need beside themselves, in one version
+
+A commit that has been built is not built again. A build that fails leaves its log, and nothing that would be taken for a build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["BuildError", "Commit", "Installation", "changes", "environment", "install", "resolve", "unpack"]
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parent / ".asv" / "regressions"
+
+
+class BuildError(RuntimeError):
+    """A commit that is not there, or that cannot be built; says what to do."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of the repository."""
+
+    sha: str
+    subject: str
+
+    def __str__(self) -> str:
+        return f"{self.sha[:10]} {self.subject}"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where the packages of a commit lie, and its sources."""
+
+    packages: Path
+    sources: Path
+
+
+def git(*arguments: str) -> str:
+    """Return what git says; a BuildError with its own words where it fails."""
+    try:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise BuildError("git is not installed: commits cannot be compared without it") from None
+    if result.returncode:
+        raise BuildError(" ".join(result.stderr.split()) or f"git {arguments[0]} failed")
+    return result.stdout.rstrip()
+
+
+def resolve(name: str) -> Commit:
+    """Return the commit of a name: a branch, a tag, HEAD~2, a hash."""
+    try:
+        sha, subject = git("log", "-1", "--format=%H%n%s", "--end-of-options", name, "--").split("\n", 1)
+    except (BuildError, ValueError) as error:
+        raise BuildError(f"{name!r} names no commit of {ROOT}: {error}") from None
+    return Commit(sha, subject)
+
+
+def changes() -> list[str]:
+    """Return the files of the checkout that differ from its last commit; files that git doesn't know are left out."""
+    return [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
+
+
+def unpack(commit: Commit, target: Path) -> None:
+    """Write the files of a commit to a folder."""
+    result = subprocess.run(["git", "-C", str(ROOT), "archive", "--format=tar", commit.sha], check=False, capture_output=True)
+    if result.returncode:
+        raise BuildError(f"git archive {commit}: {result.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
+        archive.extractall(target, filter="data")
+
+
+def environment(sources: Sequence[Path]) -> Path:
+    """Return an interpreter with what the commits need beside themselves, to build and to run; made where it is not there.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        The files of each commit. Requirements of all of them go into one environment, so that no library differs.
+    """
+    needed = sorted({requirement for tree in sources for project in _projects(tree) for requirement in _requirements(project)})
+    label = hashlib.sha256("\n".join([sys.version, *needed]).encode()).hexdigest()[:12]
+    home = FOLDER / f"tools-{label}"
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if (home / "complete").exists():
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    log = FOLDER / f"tools-{label}.log"
+    with log.open("wb") as output:
+        _run([sys.executable, "-m", "venv", str(home)], output, log, "the environment for both commits cannot be made")
+        _run([str(python), "-m", "pip", "install", "-q", *needed], output, log, "the environment for both commits cannot be made")
+    (home / "complete").touch()
+    return python
+
+
+def install(commit: Commit, sources: Path, python: Path, *, isas: str) -> Installation:
+    """Build the core and the plugins of a commit, unless that has been done.
+
+    Parameters
+    ----------
+    commit : Commit
+        Which.
+    sources : Path
+        Its files.
+    python : Path
+        What `environment` returned.
+    isas : str
+        The instruction sets to build, as ``RUVATTN_BUILD_ISAS``; empty: all.
+
+    Raises
+    ------
+    BuildError
+        If a build fails; names the log.
+    """
+    label = "-".join([commit.sha[:16], *filter(None, isas.split(",")), python.parent.parent.name])
+    home, log = FOLDER / label, FOLDER / f"{label}.log"
+    if home.exists():
+        return Installation(home, sources)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER, prefix=f"{label}.") as away, log.open("wb") as output:
+        packages = Path(away) / "packages"
+        variables = {**os.environ, "RUVATTN_BUILD_ISAS": isas, "PYTHONPATH": str(packages), "PYTHONNOUSERSITE": "1"}
+        # A plugin is built with the core of its own commit, which is there by then.
+        for project in _projects(sources):
+            command = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(packages)]
+            _run([*command, str(project.parent)], output, log, f"commit {commit} does not build", variables)
+        os.replace(packages, home)  # whole or not at all
+    return Installation(home, sources)
+
+
+def _run(command: list[str], output: object, log: Path, problem: str, variables: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, check=False, stdout=output, stderr=subprocess.STDOUT, env=variables)  # type: ignore[call-overload]
+    if result.returncode:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if re.search(r"error|failed", line, re.IGNORECASE)]
+        hint = f": {lines[0]}" if lines else ""
+        raise BuildError(f"{problem}{hint} (all of it is in {log})")
+
+
+def _projects(sources: Path) -> list[Path]:
+    """Return the pyproject.toml of the core, then of the plugins."""
+    if not (sources / "pyproject.toml").exists():
+        raise BuildError(f"{sources} has no pyproject.toml: the commit is from before there was anything to build")
+    return [sources / "pyproject.toml", *sorted((sources / "plugins").glob("*/pyproject.toml"))]
+
+
+def _requirements(project: Path) -> list[str]:
+    """Return what building and running a project takes, but for ruvattn and its plugins."""
+    document = tomllib.loads(project.read_text(encoding="utf-8"))
+    project_table = document.get("project", {})
+    optional = project_table.get("optional-dependencies", {}).get("bfloat16", [])  # which some benchmarks compute in
+    found = [*document.get("build-system", {}).get("requires", []), *project_table.get("dependencies", []), *optional]
+    return [requirement for requirement in found if not requirement.startswith("ruvattn")]
