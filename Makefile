@@ -66,7 +66,7 @@ dashboard: .venv/ruvattn-bench  ## The asv suite over commits, published and ser
 	$(BIN)/python asv_benchmarks/dashboard.py $(if $(COMMITS),--commits '$(COMMITS)') $(DASHBOARD)
 
 regressions: .venv/ruvattn-bench  ## What HEAD made slower than BASE; exit code 1 if anything (BASE=main HEAD=my-branch, REGRESSIONS=--help)
-	$(BIN)/python asv_benchmarks/regressions.py $(if $(BASE),--base $(BASE)) $(if $(HEAD),--head $(HEAD)) $(REGRESSIONS)
+	$(BIN)/python asv_benchmarks/regressions.py $(if $(BASE),--base '$(BASE)') $(if $(HEAD),--head '$(HEAD)') $(REGRESSIONS)
 
 wheels: dist/ruvattn-built  ## Wheel, for any Linux where it is compiled, and sdist of the core and of each plugin, in dist/
 

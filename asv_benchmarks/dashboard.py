@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import dashboard_assets
 import dashboard_commits
 import dashboard_pages
 from dashboard_commits import Commit
@@ -278,6 +279,7 @@ def run(options: argparse.Namespace) -> None:
         check_changes(options)
         say(_intention(commits, total, isas, python))
     with suite.alone():
+        dashboard_assets.bring(suite.folder / "assets")  # before hours of measuring: it may want the network
         suite.write(dashboard_commits.branches(REPOSITORY, commits))
         asv = asv_runner(suite)
         if not options.no_run:

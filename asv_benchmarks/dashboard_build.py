@@ -108,8 +108,11 @@ def install_third_party(plugin: dict[str, str], cache: Path, log: Log) -> None:
             needed = table.get("build-system", {}).get("requires", ["setuptools"])
             log.pip("install", "-c", constraints, *needed)
             log.pip("wheel", "--no-deps", "--no-build-isolation", "-w", made, source)
-            folder.parent.mkdir(exist_ok=True)
-            shutil.move(made, folder)
+            part = folder.with_name(f".{folder.name}")  # across disks a move is a copy, which Ctrl-C may cut short
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(exist_ok=True)
+            shutil.move(made, part)
+            part.rename(folder)
         log.pip("install", "-c", constraints, *folder.glob("*.whl"))
 
 

@@ -42,7 +42,9 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # "status" would write the index anew without this.
     command = ["git", "--no-optional-locks", *arguments]
     try:
-        return subprocess.run(command, cwd=repository, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        return subprocess.run(
+            command, cwd=repository, check=False, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
+        )
     except FileNotFoundError as error:
         raise InvalidInputError("there is no git on the PATH: a dashboard is of commits") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import http.server
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,20 @@ PORT = 8080
 """Where the pages are served unless another port is asked for, or something is there."""
 
 MARK = "ruvattn-dashboard"
-"""A file in folders of pages: what lacks it is not overwritten."""
+"""A file in folders of pages, with the names of all that was written beside it: a folder that holds anything else is not replaced."""
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Return the names of what is in a folder and was not written there by a dashboard."""
+    mark = folder / MARK
+    written = {MARK, *(mark.read_text(encoding="utf-8").splitlines()[1:] if mark.is_file() else ())}
+    return sorted(entry.name for entry in folder.iterdir() if entry.name not in written)
+
+
+def _mark(folder: Path) -> None:
+    """Enter the names of all that is in a folder of pages."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    (folder / MARK).write_text("\n".join(["Written by asv_benchmarks/dashboard.py, which replaces all of:", *names, ""]), encoding="utf-8")
 
 
 def check_folder(folder: Path) -> None:
@@ -38,12 +52,17 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     InvalidInputError
-        If something is there that is not a dashboard.
+        If something is there that is not of a dashboard, or nothing can be written there.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InvalidInputError(f"--html {folder} is not a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise InvalidInputError(f"--html {folder} holds something else than a dashboard, and would be replaced: name a folder that is new or empty")
+    if folder.is_dir() and (others := _strangers(folder)):
+        raise InvalidInputError(
+            f"--html {folder} holds something else than a dashboard ({others[0]}), and would be replaced: name a folder that is new or empty"
+        )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"--html {folder} can't be made: {above} is no folder to write to")
 
 
 def publish(suite: Suite, folder: Path, asv: Callable[..., int]) -> Path:
@@ -66,7 +85,7 @@ def publish(suite: Suite, folder: Path, asv: Callable[..., int]) -> Path:
     Raises
     ------
     InvalidInputError
-        If there are no results, asv fails or the pages' scripts cannot be had.
+        If there are no results, asv fails, the pages' scripts cannot be had, or something else has come into the folder.
     """
     if not suite.known():
         raise InvalidInputError(f"there are no results in {suite.results} yet: run without --no-run")
@@ -82,7 +101,9 @@ def publish(suite: Suite, folder: Path, asv: Callable[..., int]) -> Path:
             raise InvalidInputError("asv could not publish the results: what it said stands above")
         dashboard_assets.localise(made, assets)
         dashboard_table.write(made, suite)
-        (made / MARK).write_text("Written by asv_benchmarks/dashboard.py, which replaces the whole folder.\n")
+        _mark(made)
+        if folder != suite.html:
+            check_folder(folder)  # again: hours may have passed
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)

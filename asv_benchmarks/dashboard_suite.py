@@ -95,6 +95,8 @@ def read_plugin(path: Path) -> Plugin:
     name = table.get("project", {}).get("name")
     if not isinstance(name, str):
         raise InvalidInputError(f"{project} gives the project no name")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):  # it will be that of a folder, which is removed first
+        raise InvalidInputError(f"{project} gives the project the name {name!r}, which is no name of a distribution")
     modules = [file for file in (path / "benchmarks").glob("*.py") if file.name != "__init__.py"]
     if not modules:
         raise InvalidInputError(
@@ -214,7 +216,7 @@ class Suite:
             environments = {name for name in names if (Path(folder) / name / "pyvenv.cfg").exists()}
             return skipped(folder, names) | environments | ({"build", "dist"} if Path(folder) == plugin.path else set())
 
-        shutil.copytree(plugin.path, source, ignore=ignore)
+        shutil.copytree(plugin.path, source, ignore=ignore, ignore_dangling_symlinks=True)  # such as editors leave
         folder = self.place / "benchmarks" / plugin.module
         folder.mkdir()
         (folder / "__init__.py").touch()
@@ -318,7 +320,7 @@ def check_interpreter(python: Path, plugins: Sequence[Plugin]) -> Path:
     if found is None or not Path(found).is_file():
         raise InvalidInputError(f"--existing {python}: there is no such interpreter")
     python = Path(found).absolute()  # not resolved: a link in a virtual environment says which environment
-    needed = {"ruvattn": "ruvattn", "asv-runner": "'asv_runner<0.3'", **{plugin.name: str(plugin.path) for plugin in plugins}}
+    needed = {"ruvattn": "ruvattn", "asv-runner": "'asv_runner<0.3'", **{plugin.name: shlex.quote(str(plugin.path)) for plugin in plugins}}
     code = "import sys, importlib.metadata as m\nfor n in sys.argv[1:]:\n  try: m.version(n)\n  except m.PackageNotFoundError: print(n)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which asv takes away too
     try:

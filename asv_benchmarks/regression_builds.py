@@ -13,9 +13,11 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import tomllib
@@ -55,7 +57,7 @@ class Installation:
 def git(*arguments: str) -> str:
     """Return what git says; a BuildError with its own words where it fails."""
     try:
-        result = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise BuildError("git is not installed: commits cannot be compared without it") from None
     if result.returncode:
@@ -66,8 +68,12 @@ def git(*arguments: str) -> str:
 def resolve(name: str) -> Commit:
     """Return the commit of a name: a branch, a tag, HEAD~2, a hash."""
     try:
-        sha, subject = git("log", "-1", "--format=%H%n%s", "--end-of-options", name, "--").split("\n", 1)
-    except (BuildError, ValueError) as error:
+        # One commit: of a range, git log would take the last.
+        sha = git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}").splitlines()[-1]
+        if sha.startswith("^"):
+            raise BuildError("it stands for what is left out")
+        subject = git("log", "-1", "--no-show-signature", "--format=%s", sha, "--")
+    except BuildError as error:
         raise BuildError(f"{name!r} names no commit of {ROOT}: {error}") from None
     return Commit(sha, subject)
 
@@ -82,8 +88,11 @@ def unpack(commit: Commit, target: Path) -> None:
     result = subprocess.run(["git", "-C", str(ROOT), "archive", "--format=tar", commit.sha], check=False, capture_output=True)
     if result.returncode:
         raise BuildError(f"git archive {commit}: {result.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
-        archive.extractall(target, filter="data")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
+            archive.extractall(target, filter="data")
+    except tarfile.TarError as error:  # a link out of the tree, for example
+        raise BuildError(f"the files of {commit} cannot be unpacked: {error}") from None
 
 
 def environment(sources: Sequence[Path]) -> Path:
@@ -95,7 +104,7 @@ def environment(sources: Sequence[Path]) -> Path:
         The files of each commit. Requirements of all of them go into one environment, so that no library differs.
     """
     needed = sorted({requirement for tree in sources for project in _projects(tree) for requirement in _requirements(project)})
-    label = hashlib.sha256("\n".join([sys.version, *needed]).encode()).hexdigest()[:12]
+    label = hashlib.sha256("\n".join([sys.version, *_compiler(), *needed]).encode()).hexdigest()[:12]
     home = FOLDER / f"tools-{label}"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if (home / "complete").exists():
@@ -108,6 +117,17 @@ def environment(sources: Sequence[Path]) -> Path:
         _run([str(python), "-m", "pip", "install", "-q", *needed], output, log, "the environment for both commits cannot be made")
     (home / "complete").touch()
     return python
+
+
+def _compiler() -> list[str]:
+    """Return what tells compilers and their flags apart: what one has built is not to be compared with what another builds."""
+    words = [f"{name}={os.environ[name]}" for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS") if os.environ.get(name)]
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
+    try:
+        result = subprocess.run([*command, "--version"], check=False, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError:  # none, or one that has no such option: a build will say so
+        return words
+    return [*words, *result.stdout.splitlines()[:1]]
 
 
 def install(commit: Commit, sources: Path, python: Path, *, isas: str) -> Installation:

@@ -1,6 +1,6 @@
 """One of the two processes that regressions.py measures with: it has the installation of one commit on its path, and a suite that is not its own.
 
-    regressions.py ── {"do": "list"} ─────────────────────────────► worker ── [{"id", "parameters"}, …]
+    regressions.py ── {"do": "list"} ─────────────────────────────► worker ── {"benchmarks": [{"id", "parameters"}, …], "broken": {module: why}}
                    ── {"do": "prepare", "id": …, "case": 3} ──────►        ── {"seconds": of a call}   or {"skipped": why}, {"failed": what}
                    ── {"do": "time", "number": 40} ───────────────►        ── {"seconds": of a call, the mean of so many}
                    ── {"do": "drop"} ─────────────────────────────►        ── {}
@@ -29,11 +29,16 @@ SAMPLE = 0.02
 """Seconds that a sample lasts, by repeating the call."""
 
 
-def benchmarks() -> Iterator[tuple[str, type, str]]:
-    """Yield id, class and method of every timing in the suite, as asv finds them."""
+def benchmarks(broken: dict[str, str]) -> Iterator[tuple[str, type, str]]:
+    """Yield id, class and method of every timing in the suite, as asv finds them; note modules that this commit cannot load."""
     package = importlib.import_module("benchmarks")
     for module in pkgutil.iter_modules(package.__path__):
-        for name, kind in vars(importlib.import_module(f"benchmarks.{module.name}")).items():
+        try:
+            things = dict(vars(importlib.import_module(f"benchmarks.{module.name}")))
+        except Exception as error:
+            broken[module.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            continue
+        for name, kind in things.items():
             if isinstance(kind, type) and not name.startswith("_") and kind.__module__ == f"benchmarks.{module.name}":
                 for method in dir(kind):
                     if method.startswith(("time_", "timeraw_")):
@@ -103,14 +108,19 @@ class Case:
 
 def serve(answers: Any) -> None:
     """Do what the lines of stdin ask, until they end."""
-    known = {name: (kind, method) for name, kind, method in benchmarks()}
+    broken: dict[str, str] = {}
+    known = {name: (kind, method) for name, kind, method in benchmarks(broken)}
     case: Case | None = None
     for line in sys.stdin:
         request = json.loads(line)
         answer: Any = {}
         try:
             if request["do"] == "list":
-                answer = [{"id": name, "parameters": parameters_of(kind)} for name, (kind, _) in known.items()]
+                listed = [{"id": name, "parameters": parameters_of(kind)} for name, (kind, _) in known.items()]
+                answer = {"benchmarks": listed, "broken": broken}
+            elif request["do"] == "prepare" and request["id"] not in known:
+                # The suite is that of the head: a base from before what a module is about cannot load it.
+                answer = {"skipped": broken.get(request["id"].split(".")[0], "its suite has none of that name")}
             elif request["do"] == "prepare":
                 kind, method = known[request["id"]]
                 case = Case(kind, method, parameters_of(kind)[request["case"]])

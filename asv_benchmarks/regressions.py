@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,9 @@ from timing import PAUSE
 
 LONGEST = 2.0
 """Seconds that the rounds of one benchmark on one commit may take, beyond which there are fewer of them, though never under three."""
+
+PATIENCE = 600.0
+"""Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
 SCREEN_ROUNDS, CONFIRM_ROUNDS, CONFIRM_PAIRS = 5, 9, 3
 
@@ -51,13 +55,18 @@ class Benchmark:
 
 
 class WorkerError(RuntimeError):
-    """A process that was to measure has ended."""
+    """A process that was to measure has ended; says in which of the two commits."""
+
+    def __init__(self, which: str, message: str) -> None:
+        super().__init__(f"fails in the {which}: {message}")
+        self.which = which
 
 
 class Worker:
-    """A process with one commit's installation."""
+    """A process with one commit's installation: that of the ``"base"`` or of the ``"head"``."""
 
-    def __init__(self, python: Path, installation: Installation, suite: Path) -> None:
+    def __init__(self, which: str, python: Path, installation: Installation, suite: Path) -> None:
+        self.which = which
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RUVATTN_"))}
         variables.update(PYTHONPATH=str(installation.packages), PYTHONNOUSERSITE="1", OPENBLAS_NUM_THREADS="1")
         self._process = subprocess.Popen(
@@ -73,15 +82,28 @@ class Worker:
         """Send a request, and return the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(PATIENCE, end)
+        timer.daemon = True
+        timer.start()
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
-            raise WorkerError(f"the process that was to measure ended with status {self._process.wait()}")
-        return json.loads(line)
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            return json.loads(line)
+        if late.is_set():
+            raise WorkerError(self.which, f"no answer in {PATIENCE:.0f} s")
+        raise WorkerError(self.which, f"the process that was to measure ended with status {self._process.wait()}")
 
     def close(self) -> None:
         """End the process."""
@@ -97,12 +119,16 @@ class Worker:
 
 @dataclass
 class Comparison:
-    """What became of one benchmark: seconds of the rounds of each pair of processes, or why there are none."""
+    """What became of one benchmark: seconds of the rounds of each pair of processes, or why there are none.
+
+    ``failed``: in the head, and not in the base. ``before``: in the base, whatever the head does.
+    """
 
     benchmark: Benchmark
     pairs: list[tuple[list[float], list[float]]]
     note: str = ""
     failed: bool = False
+    before: bool = False
     verdict: Verdict | None = None
 
 
@@ -117,13 +143,15 @@ class Comparer:
 
     def start(self) -> tuple[Worker, Worker]:
         """Start a pair of processes."""
-        return Worker(self.python, self.base, self.suite), Worker(self.python, self.head, self.suite)
+        return Worker("base", self.python, self.base, self.suite), Worker("head", self.python, self.head, self.suite)
 
     def benchmarks(self, pattern: str) -> list[Benchmark]:
         """Return the benchmarks of the suite that a regular expression fits."""
-        with Worker(self.python, self.head, self.suite) as worker:
+        with Worker("head", self.python, self.head, self.suite) as worker:
             listed = worker.ask(do="list")
-        found = [Benchmark(entry["id"], i, tuple(values)) for entry in listed for i, values in enumerate(entry["parameters"])]
+        for module, error in listed["broken"].items():
+            raise BuildError(f"the suite of the head cannot be loaded: {module}: {error}")
+        found = [Benchmark(entry["id"], i, tuple(values)) for entry in listed["benchmarks"] for i, values in enumerate(entry["parameters"])]
         return [benchmark for benchmark in found if re.search(pattern, str(benchmark))]
 
     def compare(self, benchmarks: Sequence[Benchmark]) -> list[Comparison]:
@@ -133,14 +161,13 @@ class Comparer:
         for found in screened:
             if found.pairs:
                 found.verdict = judge(found.pairs, self.threshold)
-                if found not in suspects:
-                    continue
-                found.pairs = []  # what made it a suspect is no witness
+        for found in suspects:
+            found.pairs, found.verdict = [], None  # what made it a suspect is no witness
         for turn in range(CONFIRM_PAIRS):
             again = self._measure([found.benchmark for found in suspects], CONFIRM_ROUNDS, f"confirming, {turn + 1} of {CONFIRM_PAIRS}")
             for found, measured in zip(suspects, again, strict=True):
                 found.pairs += measured.pairs
-                found.failed, found.note = found.failed or measured.failed, found.note or measured.note
+                found.failed, found.before, found.note = found.failed or measured.failed, found.before or measured.before, found.note or measured.note
             # One pair that doesn't show it is enough to let it go.
             settled = [found for found in suspects if found.pairs and judge(found.pairs[-1:], self.threshold / 2).outcome == "same"]
             for found in settled:
@@ -168,7 +195,7 @@ class Comparer:
                     for worker in pair:
                         worker.close()
                     pair = None
-                    found.append(Comparison(benchmark, [], f"{error}", failed=True))
+                    found.append(Comparison(benchmark, [], f"{error}", failed=error.which == "head", before=error.which == "base"))
                 if len(found) % 100 == 0:
                     self.say(f"  {what}: {len(found)} of {len(benchmarks)}, {time.monotonic() - started:.0f} s")
         finally:
@@ -184,7 +211,8 @@ class Comparer:
         for answer, which in zip(prepared, ("base", "head"), strict=True):
             if "seconds" not in answer:
                 found.note = f"not in the {which}: {answer['skipped']}" if "skipped" in answer else f"fails in the {which}: {answer['failed']}"
-                found.failed = "failed" in answer
+        failed = ["failed" in answer for answer in prepared]
+        found.failed, found.before = failed == [False, True], failed[0]
         if not found.note:
             seconds = max(answer["seconds"] for answer in prepared)
             number = min(answer["number"] for answer in prepared)
@@ -195,7 +223,8 @@ class Comparer:
                     time.sleep(PAUSE / 8)  # the threads of the one before go to sleep
                     answer = pair[side].ask(do="time", number=number)
                     if "seconds" not in answer:
-                        found.note, found.failed = f"fails in the {('base', 'head')[side]}: {answer}", True
+                        found.note = f"fails in the {('base', 'head')[side]}: {answer.get('failed', answer)}"
+                        found.failed, found.before = side == 1, side == 0
                         break
                     times[side].append(answer["seconds"])
             if not found.note:
@@ -254,6 +283,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         re.compile(options.bench)
     except re.error as error:
         parser.error(f"--bench is no regular expression: {error}")
+    for option, path in (("--json", options.json), ("--markdown", options.markdown)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):  # told now, and not after an hour of measuring
+            parser.error(f"{option} must be a file in a folder that is there, got {str(path)!r}")
     return options
 
 
@@ -302,15 +334,18 @@ def _isas() -> str:
 def _report(options: argparse.Namespace, base: Commit, head: Commit, comparisons: list[Comparison], seconds: float) -> int:
     slower = [found for found in comparisons if found.verdict and found.verdict.outcome == "slower"]
     broken = [found for found in comparisons if found.failed]
-    skipped = [found for found in comparisons if found.note and not found.failed]
+    before = sum(found.before for found in comparisons)
+    skipped = [found for found in comparisons if found.note and not found.failed and not found.before]
     lines = table(comparisons)
     print("\n" + "\n".join(lines) if lines else "")
     for found in broken:
         print(f"failed  {found.benchmark}: {found.note}")
     counts = [f"{plural(len(slower), 'benchmark')} slower by more than {100 * options.threshold:.0f} %"]
     faster = sum(found.verdict is not None and found.verdict.outcome == "faster" for found in comparisons)
-    compared = len(comparisons) - len(skipped) - len(broken)
+    compared = len(comparisons) - len(skipped) - len(broken) - before
     counts += [f"{faster} faster", f"{compared} compared", f"{len(skipped)} only in one of the two", f"{len(broken)} failed"]
+    if before:
+        counts.append(f"{before} that the base fails")
     summary = ", ".join(counts) + f"; {seconds:.0f} s"
     print(summary)
     if options.markdown:

@@ -11,7 +11,8 @@ Where things are:
     interfaces.py    the abstract classes of variants, with base.py, trainable.py;  attention_config.py  what makes one;  manifold.py  spaces
     headwise.py  what most variants share, with heads.py, headwise_inputs.py, headwise_steps.py, learned.py;  context.py  what a call leaves behind
     builtin/         the variants that are built in
-    registry.py      names to variants and parts;  plugins.py, hookspecs.py  where those of other packages come from;  deprecation.py  what goes
+    registry.py      names to variants and parts;  entries.py  what is kept of each;  refusals.py  what is said of those that there are not;
+                     plugins.py, hookspecs.py  where those of other packages come from;  deprecation.py  what goes
     selection.py     attention_topk(), topk_attention(): the keys that matter most
     normalization.py  layer_norm(), layer_norm_backward()
     call.py          the arguments of a call, read and checked once;  validation.py  the checks;  errors.py  what they raise

@@ -2,6 +2,8 @@
 
     attend(q, k, v, **options)      ─┬─► read_inputs ────► arrays that fit the variant and each other
                                      ├─► refuse_options    what the variant doesn't have
+                                     ├─► read_key_lengths, read_query_offset, read_key_mask
+                                     │                     which keys there are, and where queries stand
                                      ├─► place_of_output ─► an array to write to
                                      └─► OpaqueContext     what the call leaves behind
     backward(grad_output, context)  ───► read_gradient ──► the call to go back through, and its gradient with an axis of rows
@@ -17,11 +19,23 @@ from typing import Any
 
 import numpy as np
 
+from .call import mask_pattern, read_lengths, read_offset
 from .context import Context
 from .errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
+from .explicit_patterns import BoolMask
 from .validation import as_array, check_finite, check_out
 
-__all__ = ["MAX_KEYS", "OpaqueContext", "place_of_output", "read_gradient", "read_inputs", "refuse_options"]
+__all__ = [
+    "MAX_KEYS",
+    "OpaqueContext",
+    "place_of_output",
+    "read_gradient",
+    "read_inputs",
+    "read_key_lengths",
+    "read_key_mask",
+    "read_query_offset",
+    "refuse_options",
+]
 
 MAX_KEYS = 1_000_000
 """How many keys a row may attend to unless the variant is told otherwise."""
@@ -38,7 +52,8 @@ _DEFAULTS: dict[str, Any] = {
 class OpaqueContext(Context):
     """What a call leaves behind that no score, pattern and aggregate give again: what it was given, and what its backward pass needs.
 
-    It has no queries, keys and values of heads, no lse, and no weights to show.
+    It has no queries, keys and values of heads, and no weights to show. It has an lse where the variant knows one: then that is what users get by
+    ``return_lse=True``, which is an `UnsupportedError` without.
 
     Parameters
     ----------
@@ -48,13 +63,42 @@ class OpaqueContext(Context):
         The query, key and value that it was given.
     shape : tuple of int
         That of the output.
+    lse : ndarray, (..., num_heads, Lq), optional
+        The logarithm of the denominator of each row, −inf where a row sees nothing: what makes results over disjoint keys one by
+        `ruvattn.merge_states`.
     **extra
         What the variant keeps for its backward pass: in the attribute ``extra``.
+
+    Examples
+    --------
+    A mean counts all keys alike, so that its denominator is their number:
+
+    >>> import numpy as np, ruvattn
+    >>> from ruvattn.authoring import OpaqueContext, read_inputs
+    >>> class Mean(ruvattn.Attention):
+    ...     config = ruvattn.AttentionConfig(4, attention_type="mean")
+    ...     def attend(self, q, k=None, v=None):
+    ...         q, k, v = read_inputs(q, k, v, embed_dim=4)
+    ...         out = np.repeat(v.mean(-2, keepdims=True), q.shape[-2], -2)
+    ...         lse = np.full((*q.shape[:-2], 1, q.shape[-2]), np.log(k.shape[-2]))
+    ...         return out, OpaqueContext(self, (q, k, v), out.shape, lse=lse)
+    >>> out, lse = Mean()(np.ones((2, 4)), np.eye(4), return_lse=True)
+    >>> np.exp(lse)
+    array([[4., 4.]])
     """
 
-    def __init__(self, variant: Any, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], shape: tuple[int, ...], **extra: Any) -> None:
+    def __init__(
+        self,
+        variant: Any,
+        inputs: tuple[np.ndarray, np.ndarray, np.ndarray],
+        shape: tuple[int, ...],
+        *,
+        lse: np.ndarray | None = None,
+        **extra: Any,
+    ) -> None:
         nothing: Any = None
-        super().__init__(nothing, nothing, nothing, nothing, nothing, {}, inputs, extra, shape, variant=weakref.ref(variant))
+        found: Any = lse
+        super().__init__(nothing, nothing, nothing, nothing, found, {}, inputs, extra, shape, variant=weakref.ref(variant))
 
     def weights(self, threads: int | None = None) -> Any:
         """Return None: there are none to show."""
@@ -73,7 +117,7 @@ def read_inputs(
     key_dim: int | None = None,
     value_dim: int | None = None,
     num_heads: int = 1,
-    finite: bool = True,
+    finite: bool | None = None,
     max_keys: int | None = MAX_KEYS,
     names: tuple[str, str, str] = NAMES,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,8 +139,8 @@ def read_inputs(
         Width of the values; any that `num_heads` divides when not given.
     num_heads : int, default 1
         Heads of keys and values.
-    finite : bool, default True
-        Whether NaN and infinity are an error.
+    finite : bool, optional
+        What the option ``check_finite`` of the variant says, where it has one: whether NaN and infinity are an error. They are when not given.
     max_keys : int or None, default 1,000,000
         How many keys are taken; None for any number.
     names : tuple of three str, optional
@@ -110,7 +154,7 @@ def read_inputs(
     Raises
     ------
     InvalidInputError
-        If one is empty, no array of numbers or, with `finite`, not finite.
+        If one is empty, no array of numbers or, unless `finite` is False, not finite.
     DimensionMismatchError
         If shapes don't fit.
     InputTooLargeError
@@ -155,13 +199,148 @@ def read_inputs(
         )
     if max_keys is not None and k.shape[-2] > max_keys:
         raise InputTooLargeError(f"{names[1]} has {k.shape[-2]:,} rows, and at most {max_keys:,} are taken: attend to fewer")
-    if finite:
+    if finite is not False:
         for name, x in zip(names, arrays, strict=True):
-            check_finite(x, name)
+            check_finite(x, name, () if finite is None else ("check_finite",))
     return q, k, v
 
 
-def refuse_options(variant: str, options: Mapping[str, Any], reason: str = "") -> None:
+def read_key_lengths(key_lengths: Any, inputs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return how many keys of each batch entry are valid.
+
+    Parameters
+    ----------
+    key_lengths : int, array of int or None
+        What the call was given: one number, or one for each batch entry; None for all keys.
+    inputs : tuple of three ndarray
+        Queries, keys and values, as `read_inputs` returned them.
+
+    Returns
+    -------
+    ndarray of int64
+        In the shape of the leading axes, so that ``np.arange(Lk) < lengths[..., None]`` are the keys that count.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no int, or one is below 0 or above the number of keys.
+    DimensionMismatchError
+        If it doesn't broadcast to the leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ruvattn.authoring import read_inputs, read_key_lengths
+    >>> inputs = read_inputs(np.ones((2, 3, 8)), embed_dim=8)
+    >>> read_key_lengths([3, 1], inputs)
+    array([3, 1])
+    >>> read_key_lengths(None, inputs)
+    array([3, 3])
+    """
+    lead, lk = inputs[0].shape[:-2], inputs[1].shape[-2]
+    return np.full(lead, lk, np.int64) if key_lengths is None else read_lengths(key_lengths, lead, lk).reshape(lead)
+
+
+def read_query_offset(query_offset: Any, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], lengths: np.ndarray | None = None) -> np.ndarray:
+    """Return where the first query of each batch entry stands among the keys.
+
+    Parameters
+    ----------
+    query_offset : int, array of int or "end"
+        What the call was given: one number, one for each batch entry, or "end", where the last query stands at the last valid key.
+    inputs : tuple of three ndarray
+        Queries, keys and values, as `read_inputs` returned them.
+    lengths : ndarray of int64, optional
+        How many keys are valid, as `read_key_lengths` returned it; all when not given.
+
+    Returns
+    -------
+    ndarray of int64
+        In the shape of the leading axes: query i stands at offset + i, and a causal one sees the keys up to there. Below 0 is before the keys.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither an int nor "end".
+    DimensionMismatchError
+        If it doesn't broadcast to the leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ruvattn.authoring import read_inputs, read_key_lengths, read_query_offset
+    >>> inputs = read_inputs(np.ones((2, 3, 8)), np.ones((2, 9, 8)), embed_dim=8)
+    >>> read_query_offset(0, inputs)
+    array([0, 0])
+    >>> read_query_offset("end", inputs, read_key_lengths([9, 5], inputs))
+    array([6, 2])
+    """
+    lead, lq, lk = inputs[0].shape[:-2], inputs[0].shape[-2], inputs[1].shape[-2]
+    found = read_offset(query_offset, lead, lq, lk if lengths is None else np.ravel(lengths))
+    return np.zeros(lead, np.int64) if found is None else found.reshape(lead)
+
+
+def read_key_mask(
+    mask: Any, inputs: tuple[np.ndarray, np.ndarray, np.ndarray], *, num_heads: int = 1, variant: str, reason: str = ""
+) -> np.ndarray | None:
+    """Return which keys a mask shows, for a variant whose queries all see the same keys.
+
+    Parameters
+    ----------
+    mask : array of bool or None
+        What the call was given: (Lk,), or what broadcasts to (..., num_heads, Lq, Lk) and is the same for all queries, by an axis of length 1
+        or one along which `numpy.broadcast_to` has repeated it; None for all keys.
+    inputs : tuple of three ndarray
+        Queries, keys and values, as `read_inputs` returned them.
+    num_heads : int, default 1
+        Heads of queries.
+    variant : str
+        Its name, for messages.
+    reason : str, optional
+        Why it has no other masks, for messages.
+
+    Returns
+    -------
+    ndarray of bool, (..., num_heads, Lk), or None
+        True for keys that are seen; not to be written to. None where there is no mask.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is a mask of pairs: one with rows for queries, a sparse one, or a `ruvattn.Pattern`.
+    InvalidInputError
+        If it is no array of bool.
+    DimensionMismatchError
+        If it doesn't broadcast to the shape of the call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ruvattn.authoring import read_inputs, read_key_mask
+    >>> inputs = read_inputs(np.ones((2, 3, 8)), embed_dim=8)
+    >>> seen = read_key_mask([True, True, False], inputs, num_heads=2, variant="mine")
+    >>> seen.shape, seen[1, 0]
+    ((2, 2, 3), array([ True,  True, False]))
+    >>> read_key_mask(np.eye(3, dtype=bool), inputs, num_heads=2, variant="mine")
+    Traceback (most recent call last):
+        ...
+    ruvattn.errors.UnsupportedError: variant 'mine' has no 'mask' of shape (3, 3): a mask of keys, the same for all queries, is (..., 1, Lk)
+    """
+    if mask is None:
+        return None
+    pattern = mask_pattern(mask)
+    why = f"{reason and f'{reason}; '}a mask of keys, the same for all queries, is (..., 1, Lk)"
+    if not isinstance(pattern, BoolMask):
+        raise UnsupportedError(f"variant {variant!r} has no 'mask' that is a {type(mask).__name__}: {why}")
+    lead, lq, lk = inputs[0].shape[:-2], inputs[0].shape[-2], inputs[1].shape[-2]
+    pattern.check_fits(lead, num_heads, lq, lk)
+    array = pattern.mask
+    if array.shape[-2] > 1 and array.strides[-2]:
+        raise UnsupportedError(f"variant {variant!r} has no 'mask' of shape {array.shape}: {why}")
+    return np.broadcast_to(array[..., 0, :], (*lead, num_heads, lk))
+
+
+def refuse_options(variant: str, options: Mapping[str, Any], reason: str | Mapping[str, str] = "") -> None:
     """Raise where a call asks for something that a variant doesn't have; an option that has its default asks for nothing.
 
     Parameters
@@ -170,8 +349,8 @@ def refuse_options(variant: str, options: Mapping[str, Any], reason: str = "") -
         Its name.
     options : mapping of str to object
         The options of a call that the variant knows nothing of: what is left in ``**options``.
-    reason : str, optional
-        Why it hasn't got them, or what to do instead.
+    reason : str or mapping of str to str, optional
+        Why it hasn't got them, or what to do instead: for all, or by the name of an option.
 
     Raises
     ------
@@ -188,6 +367,10 @@ def refuse_options(variant: str, options: Mapping[str, Any], reason: str = "") -
     Traceback (most recent call last):
         ...
     ruvattn.errors.UnsupportedError: variant 'sigmoid' has no 'sinks': its weights don't sum to 1
+    >>> refuse_options("sigmoid", {"window": (2, 0)}, {"window": "there is causal=True", "sinks": "its weights don't sum to 1"})
+    Traceback (most recent call last):
+        ...
+    ruvattn.errors.UnsupportedError: variant 'sigmoid' has no 'window': there is causal=True
     """
     for name, value in options.items():
         if name not in _DEFAULTS:
@@ -195,7 +378,8 @@ def refuse_options(variant: str, options: Mapping[str, Any], reason: str = "") -
         default = _DEFAULTS[name]
         asks = value is not None if default is None else value is not None and (isinstance(value, np.ndarray) or value != default)
         if asks:
-            raise UnsupportedError(f"variant {variant!r} has no {name!r}{reason and ': '}{reason}")
+            why = reason if isinstance(reason, str) else reason.get(name, "")
+            raise UnsupportedError(f"variant {variant!r} has no {name!r}{why and ': '}{why}")
 
 
 def place_of_output(out: Any, shape: tuple[int, ...], inputs: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -255,7 +439,7 @@ def read_gradient(variant: Any, grad_output: Any, context: Context | None = None
         If it has another shape than the output.
     """
     context = call_of(variant, context)
-    return context, gradient_of(context, grad_output, finite=finite)
+    return context, gradient_of(variant, context, grad_output, finite=finite)
 
 
 def call_of(variant: Any, context: Any) -> Context:
@@ -273,7 +457,7 @@ def call_of(variant: Any, context: Any) -> Context:
     return context
 
 
-def gradient_of(context: Context, grad_output: Any, *, finite: bool) -> np.ndarray:
+def gradient_of(variant: Any, context: Context, grad_output: Any, *, finite: bool) -> np.ndarray:
     """Return the gradient of the output of a call, checked, with an axis of rows."""
     gradient = as_array(grad_output, "grad_output")
     assert context.shape is not None
@@ -284,7 +468,7 @@ def gradient_of(context: Context, grad_output: Any, *, finite: bool) -> np.ndarr
     if gradient.dtype not in (dtype, np.result_type(dtype, np.float32)):
         raise InvalidInputError(f"grad_output must have the dtype of the output, {dtype}, got {gradient.dtype}: use .astype({dtype.name!r})")
     if finite:
-        check_finite(gradient, "grad_output")
+        check_finite(gradient, "grad_output", variant.config.options)
     return gradient[None] if context.single else gradient
 
 

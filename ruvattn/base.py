@@ -17,7 +17,7 @@ import numpy as np
 
 from .attention_config import AttentionConfig
 from .context import Context
-from .errors import InvalidInputError
+from .errors import InvalidInputError, UnsupportedError
 from .validation import check_bool, check_rank
 
 __all__ = ["Attention"]
@@ -33,6 +33,12 @@ class Attention(ABC):
     ----------
     training : bool
         False, the default: no dropout. True: the weights are dropped at the rate of the configuration. Set it where training starts and ends.
+
+    Notes
+    -----
+    Finite input has to give finite output, and an lse without NaN. The conformance suite tries float32: queries and keys, and then values too, that
+    are normally distributed numbers times 0, 1e-42 (subnormal), 1e-20, 1e3 and 1e15; keys that are all the same; and what a mask hides at 1e15 and
+    −1e30. It tries gradients for numbers of ordinary size; those of the built-in variants are finite for all of these.
     """
 
     training: bool = False
@@ -88,10 +94,15 @@ class Attention(ABC):
         Raises
         ------
         AttentionError
-            Of the kind that says what is wrong with an argument.
+            Of the kind that says what is wrong with an argument; `UnsupportedError` for ``return_lse`` where the variant has no log-sum-exp.
         """
         out, context = self.forward_with_context(q, k, v, **options)
-        return (out, context.lse) if return_lse else out
+        if not return_lse:
+            return out
+        lse = context.lse
+        if lse is None:
+            raise UnsupportedError(f"variant {self.config.attention_type!r} has no log-sum-exp: leave out return_lse")
+        return out, lse
 
     def forward_with_context(self, q: Any, k: Any = None, v: Any = None, **options: Any) -> tuple[np.ndarray, Context]:
         """Attend, and return what the call leaves behind too.

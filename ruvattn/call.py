@@ -35,7 +35,7 @@ from .validation import (
     is_scipy_sparse,
 )
 
-__all__ = ["Call", "as_plain", "mask_pattern", "narrower", "of_call", "read_bias", "read_call", "take_pattern"]
+__all__ = ["Call", "as_plain", "mask_pattern", "narrower", "of_call", "read_bias", "read_call", "read_lengths", "read_offset", "take_pattern"]
 
 MAX_LENGTH = 2**30 - 1
 """Positions within a sequence are 32-bit numbers in the kernels."""
@@ -149,8 +149,9 @@ def read_call(
     if window is not None:
         call.window = check_window(window)
     if key_lengths is not None:
-        call.key_length = _read_key_lengths(key_lengths, call)
-    call.position = _read_query_offset(query_offset, call)
+        call.key_length = read_lengths(key_lengths, call.lead, call.lk)
+    valid: Any = call.lk if call.key_length is None else call.key_length
+    call.position = read_offset(query_offset, call.lead, call.lq, valid)
     if bias is not None:
         call.bias = read_bias(bias, call, (call.lq, call.lk), "Lq, Lk", "pass those as mask=")
     if mask is not None:
@@ -247,39 +248,40 @@ def _read_sinks(sinks: Any, call: Call) -> np.ndarray:
 # --- positions and lengths ------------------------------------------------------------------------------------------------------
 
 
-def _per_batch(value: Any, name: str, call: Call, least: int | None) -> np.ndarray:
+def _per_batch(value: Any, name: str, lead: tuple[int, ...], least: int | None) -> np.ndarray:
     array = as_numbers(value, name)
     if array.dtype.kind not in "iu":
         raise InvalidInputError(f"{name} must be an int, or an int for each batch entry, got {value!r}")
     try:
-        array = np.broadcast_to(array, call.lead)
+        array = np.broadcast_to(array, lead)
     except ValueError:
-        raise DimensionMismatchError(f"{name} must be a single int or have the leading axes of q, {call.lead}, got shape {array.shape}") from None
+        raise DimensionMismatchError(f"{name} must be a single int or have the leading axes of q, {lead}, got shape {array.shape}") from None
     if least is not None and np.any(array < least):
         raise InvalidInputError(f"{name} must be at least {least}, got {value!r}")
     return array.ravel()
 
 
-def _read_key_lengths(value: Any, call: Call) -> np.ndarray:
-    if isinstance(value, int) and value > call.lk:  # an int of more than 64 bits is no array
-        raise InvalidInputError(f"key_lengths must be at most the number of keys, {call.lk}, got {value}")
-    array = _per_batch(value, "key_lengths", call, 0)
-    if np.any(array > call.lk):
-        raise InvalidInputError(f"key_lengths must be at most the number of keys, {call.lk}, got {int(array.max())}")
+def read_lengths(value: Any, lead: tuple[int, ...], lk: int) -> np.ndarray:
+    """Return how many keys are valid, (batch,), given the leading axes of a call and the number of its keys."""
+    if isinstance(value, int) and value > lk:  # an int of more than 64 bits is no array
+        raise InvalidInputError(f"key_lengths must be at most the number of keys, {lk}, got {value}")
+    array = _per_batch(value, "key_lengths", lead, 0)
+    if np.any(array > lk):
+        raise InvalidInputError(f"key_lengths must be at most the number of keys, {lk}, got {int(array.max())}")
     return array.astype(np.int64)
 
 
-def _read_query_offset(value: Any, call: Call) -> np.ndarray | None:
+def read_offset(value: Any, lead: tuple[int, ...], lq: int, valid: np.ndarray | int) -> np.ndarray | None:
+    """Return where row 0 stands, (batch,), or None for 0; ``valid`` keys, of all entries or of each, are where "end" is."""
     if isinstance(value, str):
         if value != "end":
             raise InvalidInputError(f"query_offset must be an int, an int for each batch entry, or 'end', got {value!r}")
-        valid = np.full(call.batch, call.lk, np.int64) if call.key_length is None else call.key_length
-        return valid - call.lq
+        return np.full(math.prod(lead), valid, np.int64) - lq
     if isinstance(value, int) and not isinstance(value, bool):
         if value == 0:
             return None
         value = max(-FAR, min(value, FAR))  # here, since an int of more than 64 bits is no array
-    array = _per_batch(value, "query_offset", call, None)
+    array = _per_batch(value, "query_offset", lead, None)
     # Comparing first: an unsigned or 64-bit number may not survive arithmetic.
     if array.dtype.itemsize == 8:
         array = np.minimum(array, FAR).astype(np.int64)

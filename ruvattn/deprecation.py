@@ -209,11 +209,12 @@ def renamed_method(old: str, new: str, *, since: str, until: str) -> Callable[[_
 
         def under_old_name(self: Any, *args: Any, **options: Any) -> Any:
             warn_deprecated(f"{cls.__name__}.{old}", since=since, until=until, instead=f"call {new!r}", stacklevel=2)
-            # Not getattr(self, new): of a subclass that overrides the old name that is the override, which may be what calls.
-            for base in type(self).__mro__:
-                found = vars(base).get(new)
-                if found is not None and not hasattr(found, "_renamed_from"):
-                    return found(self, *args, **options)
+            # What overrides the old name gets here by super(), and wants what is behind it; all others want the newest.
+            classes = type(self).__mro__
+            overrides = [place for place, base in enumerate(classes[: classes.index(klass)]) if old in vars(base)]
+            for base in classes[overrides[-1] + 1 if overrides else 0 :]:
+                if new in vars(base):
+                    return vars(base)[new](self, *args, **options)
             raise AttributeError(f"{type(self).__name__!r} object has no method {new!r}")
 
         def init_subclass(subclass: Any, **options: Any) -> None:
@@ -227,7 +228,6 @@ def renamed_method(old: str, new: str, *, since: str, until: str) -> Callable[[_
             def under_new_name(self: Any, *args: Any, **options: Any) -> Any:
                 return override(self, *args, **options)
 
-            under_new_name._renamed_from = old  # type: ignore[attr-defined]
             setattr(subclass, new, under_new_name)
 
         klass: Any = cls

@@ -139,8 +139,10 @@ class HeadwiseAttention(HeadwiseInputs, HeadwiseSteps):
             "output_dropout": output_dropout, "learn": learn,
         }  # fmt: skip
         if unknown:  # which a subclass that hands on what it doesn't know has let through
-            takes = ", ".join(dict.fromkeys(("embed_dim", "num_heads", *(own or {}), "dropout_rate", *self.common_options)))
-            raise InvalidInputError(f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {takes}")
+            from .refusals import no_such_option
+
+            takes = dict.fromkeys(("embed_dim", "num_heads", *(own or {}), "dropout_rate", *self.common_options))
+            raise no_such_option(f"variant {self.attention_type!r}", unknown, takes)
         for name, value in (("score", score), ("aggregate", aggregate)):
             if not isinstance(value, str):
                 raise InvalidInputError(
@@ -178,9 +180,10 @@ class HeadwiseAttention(HeadwiseInputs, HeadwiseSteps):
             self._constant["score"] = get_score(score, **given)
         made: Score = self._constant.get("score") or Dot()
         self._make_learned(made)
-        if options.get("scale") is not None and "score.scale" not in self._learned.values():
-            head_params(made, self.num_heads, options["scale"])  # raises where the score has no scale, or not so many
-            self._constant["scale"] = options["scale"]
+        scale = options.get("scale") if "score.scale" not in self._learned.values() else None
+        head_params(made, self.num_heads, scale)  # raises where the score has no scale, or a parameter for another number of heads
+        if scale is not None:
+            self._constant["scale"] = scale
         aggregate, given = options.get("aggregate", "weighted-sum"), self.part_options("aggregate")
         if aggregate != "weighted-sum" or given:
             from .registry import get_aggregate

@@ -85,12 +85,12 @@ class HeadwiseInputs(Attention):
                 )
         if not self._check_finite:
             return
-        check_finite(q, names[0])
+        check_finite(q, names[0], self.config.options)
         spans = self.keys_seen(q.shape[-2], k.shape[-2], k.shape[-1], options)
         if k is not q:
-            _check_rows(k, names[1], spans)
+            _check_rows(k, names[1], spans, self.config.options)
         if v is not k:
-            _check_rows(v, names[2], spans)
+            _check_rows(v, names[2], spans, self.config.options)
         bias = options.get("bias")
         if bias is not None:
             array = np.asarray(bias)
@@ -103,20 +103,20 @@ class HeadwiseInputs(Attention):
                 raise InvalidInputError(f"bias must be finite, or -inf to mask, got {array[at]} at index {at}")
 
 
-def _check_rows(array: np.ndarray, name: str, spans: list[slice] | list[np.ndarray] | None) -> None:
+def _check_rows(array: np.ndarray, name: str, spans: list[slice] | list[np.ndarray] | None, own: Mapping[str, Any]) -> None:
     """Raise where some rows hold NaN or infinity."""
     if spans is None:
-        check_finite(array, name)
+        check_finite(array, name, own)
         return
     try:
         for span in spans:
-            check_finite(array[..., span, :], name)
+            check_finite(array[..., span, :], name, own)
     except InvalidInputError:
         # Once more, to count from the beginning.
         seen = np.zeros((array.shape[-2], 1), bool)
         for span in spans:
             seen[span] = True
-        check_finite(np.where(seen, array, array.dtype.type(0)), name)
+        check_finite(np.where(seen, array, array.dtype.type(0)), name, own)
 
 
 def keys_per_row(length: int, options: Mapping[str, Any]) -> int:

@@ -339,7 +339,7 @@ class HeadwiseSteps(LearnedNumbers):
         return call_of(self, context)
 
     def _read_gradient(self, grad_output: Any, context: Context) -> np.ndarray:
-        return gradient_of(context, grad_output, finite=self._check_finite)
+        return gradient_of(self, context, grad_output, finite=self._check_finite)
 
 
 def _fitted(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -27,8 +27,9 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .entries import KINDS, Entries, Entry, Origin
 from .errors import PluginError
-from .registry import KINDS, Entries, Entry, Origin, Registry, builtin_entries
+from .registry import Registry, builtin_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

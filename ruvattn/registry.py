@@ -16,10 +16,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .entries import KINDS, REQUIRED, ComponentInfo, Entries, Entry, Origin, VariantInfo, signature_options
 from .errors import InvalidInputError, PluginError, UnknownVariantError
+from .refusals import check_options, name_what_was_asked_for, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,117 +51,8 @@ __all__ = [
     "variants",
 ]
 
-# Each kind with the class that its factories must return an instance of.
-KINDS = {
-    "variant": ("ruvattn.interfaces", "Attention"),
-    "score": ("ruvattn.scores", "Score"),
-    "pattern": ("ruvattn.patterns", "Pattern"),
-    "aggregate": ("ruvattn.aggregates", "Aggregate"),
-    "manifold": ("ruvattn.interfaces", "Manifold"),
-    "demo": ("ruvattn.demo", "Demonstration"),
-}
-
-# What to install for a variant that the project maintains outside the core.
-PROVIDERS = {
-    "ruvattn-sparse": (
-        "windowed", "strided", "fixed", "dilated", "block-sparse", "bigbird",
-        "coo", "csr", "topk", "streaming", "local-global",
-    ),
-    "ruvattn-geometric": ("hyperbolic", "lorentz", "spherical", "product", "dual-space", "mixed-curvature"),
-    "ruvattn-graph": ("gat", "gatv2", "graph-transformer", "gin", "sage", "edge-featured", "graph-rope"),
-}  # fmt: skip
-
 # Names are typed on command lines, stored in configurations and used in file names.
 _NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*")
-
-
-class _Required:
-    """The default of an option that has none."""
-
-    def __repr__(self) -> str:
-        return "<required>"
-
-    def __reduce__(self) -> str:  # pickles and copies as the one instance
-        return "REQUIRED"
-
-
-REQUIRED = _Required()
-"""Stands for the default, in ``VariantInfo.options``, of an option that must be given."""
-
-
-@dataclass(frozen=True)
-class ComponentInfo:
-    """What a score, pattern, aggregate, manifold or demonstration says about itself.
-
-    Attributes
-    ----------
-    name : str
-        The name it is looked up by.
-    summary : str
-        One line of description, possibly empty.
-    distribution, version : str
-        The installed distribution that registered it.
-    options : dict of str to object
-        Options of its factory with their defaults; `REQUIRED` stands for none.
-    """
-
-    name: str
-    summary: str
-    distribution: str
-    version: str
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class VariantInfo:
-    """What a variant says about itself.
-
-    Attributes
-    ----------
-    name : str
-        The name that `create` takes.
-    summary : str
-        One line of description.
-    distribution, version : str
-        The installed distribution that registered it.
-    capabilities : tuple of str
-        What it can do beyond attending, in the words of its documentation.
-    options : dict of str to object
-        Options beside ``embed_dim`` and ``num_heads`` with their defaults; `REQUIRED` stands for none.
-    """
-
-    name: str
-    summary: str
-    distribution: str
-    version: str
-    capabilities: tuple[str, ...]
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a registration comes from; its ``str`` names it in messages."""
-
-    distribution: str
-    version: str
-    entry_point: str | None = None  # None: built in
-
-    def __str__(self) -> str:
-        how = "built in" if self.entry_point is None else f"entry point {self.entry_point!r}"
-        return f"{self.distribution} {self.version} ({how})"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registration."""
-
-    kind: str
-    origin: Origin
-    factory: Callable[..., Any]
-    info: VariantInfo | ComponentInfo
-
-
-Entries = dict[tuple[str, str], Entry]
 
 
 class Registry:
@@ -352,7 +244,7 @@ class Registry:
                     f"{kind} {name!r} is registered by both {entries[key].origin} and {self._origin}: rename the latter"
                 )
         if options is None:
-            options = _signature_options(factory)
+            options = signature_options(factory)
         skip = ("embed_dim", "num_heads") if kind == "variant" else ()
         options = {option: default for option, default in options.items() if option not in skip}
         common = (name, " ".join(summary.split()), self._origin.distribution, self._origin.version)
@@ -640,7 +532,10 @@ def _make(kind: str, name: str, options: dict[str, Any]) -> Any:
         made = entry.factory(**options)
     except TypeError:
         # Asked only after the fact: binding the signature beforehand would cost every lookup microseconds.
-        _check_options(entry, options)
+        check_options(entry, options)
+        raise
+    except InvalidInputError as error:
+        name_what_was_asked_for(entry, options, error)
         raise
     module, class_name = KINDS[kind]
     import importlib
@@ -666,7 +561,7 @@ def _find(kind: str, name: str) -> Entry:
             raise PluginError(loaded.conflicts[key])
         entry = loaded.entries.get(key)
         if entry is None:
-            raise UnknownVariantError(_unknown_message(kind, name))
+            raise UnknownVariantError(unknown_name(kind, name, list(_listing(kind))))
     return entry
 
 
@@ -675,78 +570,3 @@ def _listing(kind: str) -> dict[str, Any]:
 
     entries = {**builtin_entries(), **plugins._loaded().entries}
     return {name: entries[k, name].info for k, name in sorted(entries) if k == kind}
-
-
-def _signature_options(factory: Callable[..., Any]) -> dict[str, Any]:
-    import inspect
-
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a callable written in C may not tell
-        return {}
-    return {
-        p.name: REQUIRED if p.default is p.empty else p.default
-        for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-
-
-def _check_options(entry: Entry, options: dict[str, Any]) -> None:
-    """Raise InvalidInputError if it is the call that does not fit the factory; return if the fault is inside."""
-    import inspect
-
-    try:
-        signature = inspect.signature(entry.factory)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        known = _signature_options(entry.factory)
-        unknown = [option for option in options if option not in known]
-        missing = [option for option, default in known.items() if default is REQUIRED and option not in options]
-        what = f"{entry.kind} {entry.info.name!r}"
-        takes = ", ".join(known) or "none"
-        if missing:
-            problem = f"{what} needs {', '.join(f'{option}=' for option in missing)}"
-        elif unknown:
-            problem = f"{what} has no option {', '.join(map(repr, unknown))}"
-        else:
-            problem = f"{what}: {error}"
-        raise InvalidInputError(f"{problem}; its options: {takes}") from None
-
-
-def _unknown_message(kind: str, name: str) -> str:
-    """Say on one line what is installed, what failed and why, and what would provide the name."""
-    import difflib
-
-    from . import plugins
-
-    installed = list(_listing(kind))
-    elsewhere = {n: dist for dist, names in PROVIDERS.items() for n in names} if kind == "variant" else {}
-    close = difflib.get_close_matches(name, [*installed, *(n for n in elsewhere if n not in installed)], n=3)
-    parts = [f"unknown {kind} {name!r}"]
-    if close and name not in close:
-        parts.append("did you mean " + " or ".join(map(repr, close)) + "?")
-    near = [n for n in close if n in installed]
-    listed = [*near, *(n for n in installed if n not in near)]
-    parts.append("installed: " + (", ".join(map(repr, listed)) or "none"))
-
-    statuses = plugins.status()
-    present = {plugins._canonical(status.distribution): status for status in statuses}
-    for wanted in close:
-        provider = elsewhere.get(wanted)
-        if provider is None or wanted in installed:
-            continue
-        status = present.get(provider)
-        if status is None:
-            parts.append(f"{wanted!r} is provided by {provider}: pip install {provider}")
-        elif status.loaded:
-            parts.append(f"{wanted!r} is not in {provider} {status.version}: pip install --upgrade {provider}")
-    for status in statuses:
-        label = f"{status.distribution} {status.version}"
-        if status.skipped:
-            parts.append(f"left out by {plugins.LOAD_VARIABLE}: {label}")
-        elif not status.loaded:
-            parts.append(f"failed to load: {label} ({status.error}); see `ruvattn plugins`")
-    return "; ".join(parts)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from dataclasses import dataclass, field
@@ -638,10 +639,11 @@ def _normal(signature: str) -> tuple[str, ...]:
     for argument in (result, *arguments.rstrip(" )").split(",")):
         words = argument.replace("*", " * ").split()
         words = [word for word in words if word not in ("const", "struct", "signed", "restrict", "__restrict")]
-        if words and words[0] in ("long", "int") and all(word in ("long", "int") for word in words):
-            words = ["Py_ssize_t"] if words.count("long") >= _LONGS else words
-        elif words[:2] == ["long", "double"]:
+        integers = list(itertools.takewhile(("long", "int").__contains__, words))
+        if words[:2] == ["long", "double"]:
             words = ["long double", *words[2:]]
+        elif integers.count("long") >= _LONGS:
+            words = ["Py_ssize_t", *words[len(integers) :]]
         stars = words.count("*")
         # a parameter's name, if there is one, stands last: the type is the first word
         kind = words[0] if words else ""

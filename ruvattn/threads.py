@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import InvalidInputError
 
-__all__ = ["MAX_THREADS", "get_num_threads", "set_num_threads"]
+__all__ = ["MAX_THREADS", "get_num_threads", "resolve_threads", "set_num_threads"]
 
 MAX_THREADS = 4096
 """More threads than this are refused: they would be a mistake."""
@@ -75,7 +75,33 @@ def get_num_threads() -> int:
 
 
 def resolve_threads(threads: Any) -> int:
-    """Return the number of threads for a call that was given ``threads``."""
+    """Return how many threads a call may use, given its ``threads``: for variants that start threads of their own, or only check the argument.
+
+    Parameters
+    ----------
+    threads : int or None
+        What the call was given; None for the number of the call around it, if it has one, or else of `get_num_threads`.
+
+    Returns
+    -------
+    int
+        At least 1, and no more than are of use on this machine. It is 1 in a process that was forked while threads could not be ended.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no int from 1 to 4096.
+
+    Examples
+    --------
+    >>> from ruvattn.threads import resolve_threads
+    >>> resolve_threads(2)
+    2
+    >>> resolve_threads(0)
+    Traceback (most recent call last):
+        ...
+    ruvattn.errors.InvalidInputError: threads must be an int from 1 to 4096, got 0
+    """
     if threads is None:
         number = getattr(_calls, "threads", None) or get_num_threads()
     else:

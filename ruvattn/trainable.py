@@ -16,7 +16,7 @@ import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,8 @@ __all__ = ["Gradients", "TrainableAttention"]
 KIND = "attention"
 """What checkpoints of variants say that they are."""
 
-WITHOUT_MEANING = {"seed", "output_dropout", "check_finite", "max_keys", "learn"}
-"""Options that leave alone what parameters mean; what is learned shows in their names."""
+WITHOUT_MEANING = frozenset({"seed", "output_dropout", "check_finite", "max_keys", "learn"})
+"""Options that leave alone what parameters mean; what is learned shows in their names. A class names exceptions in `checkpoint_options`."""
 
 
 class Gradients(NamedTuple):
@@ -92,9 +92,16 @@ class TrainableAttention(Attention):
     gradient_cache : bool
         True, the default: the context of a call keeps what the backward pass needs of it. False: it keeps what the call was given, and makes the
         rest again when it is asked for it, which takes another forward pass and saves the memory between the two.
+    checkpoint_options : tuple of str
+        Of a class: those options among ``seed``, ``output_dropout``, ``check_finite``, ``max_keys`` and ``learn`` that have to be the same where a
+        checkpoint is loaded, as all others have to. ``("seed",)`` where numbers that are no parameters, such as random features, are drawn by it.
+    initial_options : tuple of str
+        Of a class: those options that only say where parameters begin, and may differ.
     """
 
     gradient_cache: bool = True
+    checkpoint_options: ClassVar[tuple[str, ...]] = ()
+    initial_options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def backward(self, grad_output: Any, context: Context | None = None) -> Gradients:
@@ -235,7 +242,8 @@ class TrainableAttention(Attention):
         CheckpointError
             If it can't be written.
         InvalidInputError
-            If a parameter isn't finite, or isn't what the variant can take: `load_checkpoint` would refuse it, and a file that it takes stays.
+            If a parameter isn't finite, or isn't what the variant can take: `load_checkpoint` would refuse it, and a file that it takes stays. Or if
+            the class names an option that it hasn't got.
         """
         from .checkpoints import save_arrays
 
@@ -247,14 +255,15 @@ class TrainableAttention(Attention):
 
     def _checkpoint_metadata(self) -> dict[str, Any]:
         """Return what a checkpoint says of the variant: its kind and configuration."""
+        self._check_named_options()
         return {"kind": KIND, "config": self.config.to_dict()}
 
     def load_checkpoint(self, path: str | PathLike[str]) -> None:
         """Read the parameters from a file that `save_checkpoint` wrote.
 
         The configuration has to be the same, but for what doesn't change the meaning of the parameters: dropout, ``seed``, ``check_finite``,
-        ``max_keys``, and where learned numbers began. An option that the file doesn't know of has to be off.
-        ``AttentionConfig.from_dict(metadata["config"]).create()`` makes one, with the metadata that `ruvattn.checkpoints.load_arrays` returns.
+        ``max_keys``, ``learn``, and where learned numbers began; `checkpoint_options` and `initial_options` are what a class says of its own.
+        An option that the file doesn't know of has to be off. The file has the configuration: the example makes the variant again from it alone.
 
         Parameters
         ----------
@@ -265,11 +274,26 @@ class TrainableAttention(Attention):
         ------
         CheckpointError
             If it can't be read or is of another variant; then nothing has changed.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import ruvattn
+        >>> from ruvattn.checkpoints import load_arrays
+        >>> path = os.path.join(tempfile.mkdtemp(), "layer.safetensors")
+        >>> layer = ruvattn.create("multihead", embed_dim=8, num_heads=2, seed=3)
+        >>> layer.save_checkpoint(path)
+        >>> _, metadata = load_arrays(path, kind="attention")
+        >>> again = ruvattn.AttentionConfig.from_dict(metadata["config"]).create()
+        >>> again.load_checkpoint(path)
+        >>> again.config == layer.config
+        True
         """
         from .checkpoints import assign_arrays, load_arrays, match_arrays
 
+        self._check_named_options()
         arrays, metadata = load_arrays(path, kind=KIND)
-        _check_config(metadata.get("config"), self.config.to_dict(), self._beginnings(), path)
+        _check_config(metadata.get("config"), self.config.to_dict(), WITHOUT_MEANING - set(self.checkpoint_options), self._beginnings(), path)
         parameters = self.parameters()
         match_arrays(arrays, parameters, path)
         for name, array in arrays.items():
@@ -281,9 +305,16 @@ class TrainableAttention(Attention):
             raise CheckpointError(f"{path} has what the variant can't take: {error}") from None
         assign_arrays(parameters, arrays, path)
 
+    def _check_named_options(self) -> None:
+        """Raise where the class names an option that there is not: it would go unnoticed, and the option that was meant too."""
+        for attribute in ("checkpoint_options", "initial_options"):
+            for name in getattr(self, attribute):
+                if name not in self.config.options:
+                    raise InvalidInputError(f"{type(self).__name__}.{attribute} names {name!r}, and the options are {sorted(self.config.options)}")
+
     def _beginnings(self) -> set[str]:
         """Return the options that only say where parameters begin, with a dot before the name of an entry of a mapping."""
-        return set()
+        return set(self.initial_options)
 
 
 def require_finite(array: np.ndarray, what: str, then: str) -> None:
@@ -293,7 +324,7 @@ def require_finite(array: np.ndarray, what: str, then: str) -> None:
         raise InvalidInputError(f"{what} must be finite, got {bad}: {then}")
 
 
-def _check_config(saved: Any, own: Mapping[str, Any], beginnings: set[str], path: Any) -> None:
+def _check_config(saved: Any, own: Mapping[str, Any], without_meaning: frozenset[str], beginnings: set[str], path: Any) -> None:
     """Raise where a file is of another variant, or of one that would make something else of the same parameters."""
     if not isinstance(saved, Mapping):
         raise CheckpointError(f"{path} does not say which variant it is of: its metadata has no config")
@@ -301,7 +332,7 @@ def _check_config(saved: Any, own: Mapping[str, Any], beginnings: set[str], path
     if not isinstance(given, Mapping):
         raise CheckpointError(f"{path} does not say which variant it is of: its metadata has no options")
     pairs = [(name, saved.get(name), own[name]) for name in ("attention_type", "embed_dim", "num_heads")]
-    pairs += [(name, given.get(name), options.get(name)) for name in sorted({*given, *options} - WITHOUT_MEANING - beginnings)]
+    pairs += [(name, given.get(name), options.get(name)) for name in sorted({*given, *options} - without_meaning - beginnings)]
     for name, theirs, ours in pairs:
         theirs, ours = (_without(value, name, beginnings) for value in (theirs, ours))
         if theirs != ours and (theirs or ours or {name} <= given.keys() & options.keys()):

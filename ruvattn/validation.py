@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -142,11 +143,12 @@ def overlap(a: np.ndarray, b: np.ndarray) -> bool:
         return True
 
 
-def check_finite(array: np.ndarray, name: str) -> None:
-    """Raise where an array holds NaN or infinity, and say where the first one is."""
+def check_finite(array: np.ndarray, name: str, options: Container[str] = ()) -> None:
+    """Raise where an array holds NaN or infinity, and say where the first one is; a variant that has the option to take such is told of it."""
     bad = first_nonfinite(array)
     if bad:
-        raise InvalidInputError(f"{name} must be finite, got {bad}: clean it, or create the variant with check_finite=False")
+        way_out = "clean it, or create the variant with check_finite=False" if "check_finite" in options else "clean it"
+        raise InvalidInputError(f"{name} must be finite, got {bad}: {way_out}")
 
 
 def first_nonfinite(array: np.ndarray) -> str:

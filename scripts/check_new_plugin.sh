@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The way of somebody who writes a plugin, in an empty environment far from the checkout: the wheels of dist/, `ruvattn new-plugin`, its tests, its
-# variant in `ruvattn bench` and on a page of the dashboard; then the plugins of examples/plugins. `make wheels` builds dist/.
+# variant in `ruvattn bench` and on a page of the dashboard; a compiled variant; then the plugins of examples/plugins. `make wheels` builds dist/.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dist=$(cd "${DIST:-$root/dist}" && pwd)
@@ -9,7 +9,7 @@ trap 'rm -rf "$away"' EXIT
 cd "$away"
 
 "${PYTHON:-python3}" -m venv venv
-venv/bin/pip install -qq --find-links "$dist" "$dist"/*.whl 'ruvattn[bench]' pytest hypothesis
+venv/bin/pip install -qq --find-links "$dist" "$dist"/*.whl 'ruvattn[bench,training]' pytest hypothesis
 python=$away/venv/bin/python
 # One build of what is compiled: the one that this machine would choose.
 RUVATTN_BUILD_ISAS=$("$python" -c 'from ruvattn.isa import active_isa; print(active_isa())')
@@ -61,6 +61,12 @@ for style in pages.rglob("*.css"):
     assert found is None, f"{style} loads {found[0]}"
 print(f"{len(known)} benchmarks on the dashboard's pages, which need no network")
 PY
+
+# A class that is compiled, under the name that many plugins have; tests/test_new_plugin.py has all other kinds.
+venv/bin/ruvattn new-plugin ruvattn-demo-y --kind variant --cython > written.txt
+venv/bin/pip install -qq ./ruvattn-demo-y
+(cd ruvattn-demo-y && "$python" -m pytest -q -p no:cacheprovider tests/test_ruvattn_demo_y.py)
+venv/bin/ruvattn bench --attention-type demo-y --iterations 3 --no-scalar > bench.txt
 
 for plugin in "$root"/examples/plugins/*/; do
     [ -e "$plugin/pyproject.toml" ] || continue  # the pattern itself, where there is none

@@ -8,11 +8,21 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import ruvattn
 from ruvattn import AttentionConfig, Context, Gradients, TrainableAttention, authoring
-from ruvattn.authoring import OpaqueContext, place_of_output, read_gradient, read_inputs, refuse_options
-from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
+from ruvattn.authoring import (
+    OpaqueContext,
+    place_of_output,
+    read_gradient,
+    read_inputs,
+    read_key_lengths,
+    read_key_mask,
+    read_query_offset,
+    refuse_options,
+)
+from ruvattn.errors import AttentionError, CheckpointError, DimensionMismatchError, InputTooLargeError, InvalidInputError, UnsupportedError
 
 
 class Copying(TrainableAttention):
@@ -86,6 +96,125 @@ def test_what_is_not_finite_and_how_many_keys_can_be_left_to_the_variant():
     read_inputs(X, np.full_like(X, np.nan), X, embed_dim=8, finite=False, max_keys=None)
 
 
+def test_the_option_check_finite_is_advised_where_there_is_one():
+    bad = np.full_like(X, np.nan)
+    with pytest.raises(InvalidInputError, match=r"q \(queries\) must be finite, got nan at index \(0, 0, 0\): clean it$"):
+        read_inputs(bad, embed_dim=8)
+    with pytest.raises(InvalidInputError, match="clean it, or create the variant with check_finite=False$"):
+        read_inputs(bad, embed_dim=8, finite=True)
+    with pytest.raises(InvalidInputError, match="q .* clean it, or create the variant with check_finite=False$"):
+        ruvattn.create("standard", embed_dim=8)(bad)
+
+
+def test_so_it_is_for_a_gradient():
+    layer, other = Copying(8), ruvattn.create("standard", embed_dim=8)
+    layer(X), other(X)
+    with pytest.raises(InvalidInputError, match="grad_output must be finite, got inf at .*: clean it$"):
+        layer.backward(np.full_like(X, np.inf))
+    with pytest.raises(InvalidInputError, match="grad_output .* clean it, or create the variant with check_finite=False$"):
+        other.backward(np.full_like(X, np.inf))
+
+
+# --- which keys there are, and where queries stand -----------------------------------------------------------------------
+
+Q, K = np.zeros((2, 3, 8)), np.zeros((2, 5, 8))
+HUGE = 2**70
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [(None, [5, 5]), (2, [2, 2]), (0, [0, 0]), ([5, 1], [5, 1]), (np.array([4], np.uint8), [4, 4])],
+    ids=str,
+)
+def test_lengths_are_one_int_for_each_batch_entry(lengths, expected):
+    found = read_key_lengths(lengths, (Q, K, K))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("offset", "lengths", "expected"),
+    [
+        (0, None, [0, 0]), (7, None, [7, 7]), (-HUGE, None, [-(2**40)] * 2), ([0, 0], None, [0, 0]), ([-1, 2], [1, 1], [-1, 2]),
+        ("end", None, [2, 2]), ("end", [5, 1], [2, -2]), ("end", 4, [1, 1]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_offsets_are_one_int_for_each_batch_entry(offset, lengths, expected):
+    found = read_query_offset(offset, (Q, K, K), read_key_lengths(lengths, (Q, K, K)))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, expected)
+    if lengths is None:
+        np.testing.assert_array_equal(read_query_offset(offset, (Q, K, K)), expected)
+
+
+def test_without_leading_axes_there_is_one_number_and_with_several_one_for_each():
+    inputs = Q[0], K[0], K[0]
+    assert read_key_lengths(None, inputs).shape == read_key_lengths(3, inputs).shape == ()
+    assert read_query_offset(0, inputs).shape == read_query_offset("end", inputs).shape == ()
+    deep = tuple(np.broadcast_to(x, (4, *x.shape)) for x in (Q, K, K))
+    lengths = read_key_lengths([[1], [2], [3], [4]], deep)
+    np.testing.assert_array_equal(lengths, [[1, 1], [2, 2], [3, 3], [4, 4]])
+    np.testing.assert_array_equal(read_query_offset("end", deep, lengths), lengths - 3)
+
+
+MASKS = {
+    "of keys": np.array([True, False, True, True, False]),
+    "of keys, as a row": np.array([[True, False, True, True, False]]),
+    "a list": [True, False, True, True, False],
+    "for each batch entry": np.arange(10).reshape(2, 1, 1, 5) % 3 > 0,
+    "for each head": np.arange(10).reshape(2, 1, 5) % 3 > 0,
+    "repeated for queries": np.broadcast_to(np.arange(5) < 2, (2, 2, 3, 5)),
+    "one for all": np.array([[False]]),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_mask_of_keys_is_what_it_is_for_attention(mask):
+    found = read_key_mask(mask, (Q, K, K), num_heads=2, variant="mine")
+    assert found.shape == (2, 2, 5) and found.dtype == bool
+    weights = ruvattn.attention_weights(np.zeros((2, 2, 3, 8)), np.zeros((2, 2, 5, 8)), mask=np.atleast_2d(mask))
+    np.testing.assert_array_equal(np.broadcast_to(found[..., None, :], weights.shape), weights > 0)
+
+
+def test_a_mask_of_pairs_is_refused_and_the_reason_said():
+    assert read_key_mask(None, (Q, K, K), variant="mine") is None
+    way_out = "a mask of keys, the same for all queries, is (..., 1, Lk)"
+    for mask, what in (
+        (np.ones((3, 5), bool), "of shape (3, 5)"),
+        (ruvattn.Causal(), "that is a Causal"),
+        (scipy.sparse.eye_array(3, 5, format="csr"), "that is a csr_array"),
+    ):
+        for options, why in (({}, way_out), ({"reason": "it is linear"}, f"it is linear; {way_out}")):
+            with pytest.raises(UnsupportedError) as caught:
+                read_key_mask(mask, (Q, K, K), variant="mine", **options)
+            assert str(caught.value) == f"variant 'mine' has no 'mask' {what}: {why}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("key_lengths", value) for value in (6, -1, HUGE, -HUGE, 2.0, True, "end", [1, 2, 3], [[1], [2]], [6, 0])),
+        *(("query_offset", value) for value in ("last", 0.5, True, None, [1, 2, 3], [HUGE, 0])),
+        *(("mask", value) for value in (np.ones(5), np.ones(5, int), np.ones(4, bool), np.ones((7, 1, 1, 5), bool), "causal", ruvattn.Causal,
+                                        np.ma.masked_array(np.ones(5, bool)), [[True], [True, False]])),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_the_words_of_every_other_variant(name, value):
+    layer = ruvattn.create("standard", embed_dim=8, num_heads=2)
+    read = {
+        "key_lengths": lambda: read_key_lengths(value, (Q, K, K)),
+        "query_offset": lambda: read_query_offset(value, (Q, K, K)),
+        "mask": lambda: read_key_mask(value, (Q, K, K), num_heads=2, variant="mine"),
+    }
+    with pytest.raises(AttentionError) as expected:
+        layer(Q, K, K, **{name: value})
+    with pytest.raises(type(expected.value)) as found:
+        read[name]()
+    assert str(found.value) == str(expected.value)
+
+
 # --- options -------------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +242,15 @@ def test_an_option_that_asks_for_something_is_refused_and_its_default_is_not(nam
 
 def test_every_option_is_tried():
     assert ASKED.keys() == authoring._DEFAULTS.keys()
+
+
+def test_reasons_can_be_given_by_option():
+    reasons = {"bias": "there are no logits"}
+    refuse_options("mine", {"bias": None}, reasons)
+    with pytest.raises(UnsupportedError, match="^variant 'mine' has no 'bias': there are no logits$"):
+        refuse_options("mine", {"seed": None, "bias": X}, reasons)
+    with pytest.raises(UnsupportedError, match="^variant 'mine' has no 'softcap'$"):
+        refuse_options("mine", {"softcap": 2.0}, reasons)
 
 
 def test_an_offset_for_each_batch_entry_is_refused_too():
@@ -154,6 +292,27 @@ def test_a_context_keeps_what_the_variant_gives_it_and_shows_no_weights():
     assert layer.get_attention_weights(context) is None
     assert layer.get_attention_weights() is None
     assert repr(context) == "OpaqueContext(inputs=[(2, 3, 8), (2, 3, 8), (2, 3, 8)], extra=['kept'])"
+
+
+def test_an_lse_that_there_is_not_is_refused_and_not_none():
+    layer = Copying(8)
+    with pytest.raises(UnsupportedError, match="^variant 'copying' has no log-sum-exp: leave out return_lse$"):
+        layer(X, return_lse=True)
+    assert layer.forward_with_context(X)[1].lse is None
+    np.testing.assert_array_equal(layer(X, return_lse=False), X)
+
+
+def test_an_lse_that_the_variant_knows_is_returned_and_no_extra():
+    class Knowing(Copying):
+        def attend(self, q, k=None, v=None, **options):
+            out, context = super().attend(q, k, v, **options)
+            return out, OpaqueContext(self, context.inputs, out.shape, lse=np.zeros((*out.shape[:-2], 1, out.shape[-2])), kept=4)
+
+    layer = Knowing(8)
+    out, lse = layer(X, return_lse=True)
+    assert out.shape == (2, 3, 8) and lse.shape == (2, 1, 3)
+    assert layer.forward_with_context(X)[1].extra == {"kept": 4}
+    assert layer.backward(out).query.shape == (2, 3, 8)
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
@@ -207,3 +366,56 @@ def test_a_context_of_something_else_is_refused():
         layer.backward(out, "context")
     with pytest.raises(InvalidInputError, match="context must be of a call of this Copying"):
         layer.backward(out, Context(X, X, X, X, X))
+
+
+# --- checkpoints of what is drawn ----------------------------------------------------------------------------------------
+
+
+class Drawing(Copying):
+    """Numbers that are no parameters are drawn from its seed; what is learned is a gain."""
+
+    def __init__(self, embed_dim, num_heads=1, *, seed=0, count=4, start=1.0):
+        self._config = AttentionConfig(embed_dim, num_heads, attention_type="drawing", options={"seed": seed, "count": count, "start": start})
+        self._gain = np.full(1, start)
+
+    def parameters(self):
+        return {"gain": self._gain}
+
+
+class Strict(Drawing):
+    checkpoint_options = ("seed",)
+    initial_options = ("start",)
+
+
+def test_options_that_a_class_names_have_to_agree_in_a_checkpoint(tmp_path):
+    pytest.importorskip("safetensors")
+    Strict(8, seed=3).save_checkpoint(tmp_path / "layer")
+    layer = Strict(8, seed=4, start=2.0)
+    with pytest.raises(CheckpointError, match="is of a variant with seed 3, and this one has 4: create one like it"):
+        layer.load_checkpoint(tmp_path / "layer")
+    assert layer.parameters()["gain"] == 2.0
+    Drawing(8, seed=4).load_checkpoint(tmp_path / "layer")
+
+
+def test_where_parameters_begin_may_differ_if_the_class_says_so(tmp_path):
+    pytest.importorskip("safetensors")
+    Strict(8, start=3.0).save_checkpoint(tmp_path / "layer")
+    layer = Strict(8, start=2.0)
+    layer.load_checkpoint(tmp_path / "layer")
+    assert layer.parameters()["gain"] == 3.0
+    with pytest.raises(CheckpointError, match=r"start 3\.0, and this one has 2\.0"):
+        Drawing(8, start=2.0).load_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="count 4, and this one has 5"):
+        Strict(8, count=5).load_checkpoint(tmp_path / "layer")
+
+
+@pytest.mark.parametrize("attribute", ["checkpoint_options", "initial_options"])
+def test_a_class_that_names_an_option_that_there_is_not_is_told_so(tmp_path, attribute):
+    pytest.importorskip("safetensors")
+    Drawing(8).save_checkpoint(tmp_path / "layer")
+    layer = type("Misspelt", (Drawing,), {attribute: ("sede",)})(8)
+    with pytest.raises(InvalidInputError, match=rf"Misspelt\.{attribute} names 'sede', and the options are \['count', 'seed', 'start'\]"):
+        layer.save_checkpoint(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InvalidInputError, match="names 'sede'"):
+        layer.load_checkpoint(tmp_path / "layer")

@@ -36,6 +36,7 @@ EXAMPLES = [
     (check_variant, "MeanAttention", None),
     (check_variant, "Tempered", None),
     (check_variant, "Doubled", None),
+    (check_variant, "Segments", None),
 ]
 
 

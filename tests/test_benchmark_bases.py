@@ -37,7 +37,7 @@ def test_every_method_runs_on_every_number_of_threads(kind):
         benchmark.setup(names[0], number)
         for method in METHODS:
             getattr(benchmark, method)(names[0], number)
-        getattr(benchmark, "teardown", lambda *_: None)(names[0], number)
+        benchmark.teardown(names[0], number)
 
 
 @pytest.mark.parametrize("kind", [Standard, Dot, Causal])
@@ -85,19 +85,28 @@ def test_a_part_that_is_not_installed_is_skipped(kind):
         missing().setup("no-such-part", 1)
 
 
-def test_teardown_after_a_setup_that_skipped_does_nothing():
+@pytest.mark.parametrize("kind", [Standard, Dot, Causal])
+def test_teardown_after_a_setup_that_skipped_does_nothing(kind):
     before = ruvattn.get_num_threads()
-    Standard().teardown("standard", 1)
+    kind().teardown(kind.params[0][0], 1)
     assert ruvattn.get_num_threads() == before
 
 
-def test_teardown_gives_the_threads_back():
+@pytest.mark.parametrize("kind", [Standard, Dot, Causal])
+def test_after_teardown_there_are_as_many_threads_as_before(kind):
+    before = ruvattn.get_num_threads()
+    benchmark, name = kind(), kind.params[0][0]
+    benchmark.setup(name, before + 1)
+    benchmark.teardown(name, before + 1)
+    assert ruvattn.get_num_threads() == before
+
+
+def test_a_variant_computes_on_so_many_threads():
     before = ruvattn.get_num_threads()
     benchmark = Standard()
     benchmark.setup("standard", before + 1)
     assert ruvattn.get_num_threads() == before + 1
     benchmark.teardown("standard", before + 1)
-    assert ruvattn.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", [3, "", b"x"])

@@ -500,6 +500,43 @@ def test_bench_can_leave_the_scalar_build_alone(run):
     assert figures["speed_up"] is None
 
 
+def test_bench_says_that_no_scalar_build_is_installed(run, monkeypatch):
+    monkeypatch.setattr("ruvattn.isa.supported_isas", lambda: ("baseline",))
+    result = run("bench", *SMALL, "--json")
+    assert result.err == (
+        "ruvattn bench: warning: no scalar build is installed to compare with: ruvattn was built with RUVATTN_BUILD_ISAS, which left it out\n"
+    )
+    assert json.loads(result.out)["speed_up"] is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script of a POSIX shell")
+def test_bench_says_why_the_scalar_build_could_not_be_timed(run, monkeypatch, tmp_path):
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho a warning >&2\necho 'ruvattn: demo-x is broken' >&2\nexit 2\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    result = run("bench", *SMALL)
+    assert (result.code, result.err) == (0, "ruvattn bench: warning: the scalar build could not be timed: demo-x is broken\n")
+
+
+def test_bench_says_that_a_plugin_was_built_without_a_scalar_build(run, fake_plugins, tmp_path):
+    fake_plugins.install("demo-x", """
+        import ruvattn
+
+        if ruvattn.isa.active_isa() == "scalar":
+            ruvattn.load_kernels("demo_x._score")
+
+        def ruvattn_register(registry):
+            registry.variant("demo-x", lambda **options: ruvattn.create("standard", **options), summary="x")
+    """)  # fmt: skip
+    result = run("bench", *SMALL, "--attention-type", "demo-x")
+    assert result.code == 0
+    assert result.err == (
+        "ruvattn bench: warning: the scalar build could not be timed: demo_x._score has none, for it was built with RUVATTN_BUILD_ISAS, "
+        "which left it out\n"
+    )
+
+
 def test_bench_goes_on_when_the_scalar_build_cannot_be_had(run, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     result = run("bench", *SMALL)

@@ -226,6 +226,14 @@ def test_a_plugin_with_the_name_of_a_module_of_the_suite_is_an_error(plugin):
         read_plugin(plugin)
 
 
+def test_a_plugin_whose_name_is_a_path_is_an_error(plugin):
+    from dashboard_suite import read_plugin
+
+    (plugin / "pyproject.toml").write_text('[project]\nname = ".."\n')
+    with pytest.raises(InvalidInputError, match="no name of a distribution"):
+        read_plugin(plugin)
+
+
 def test_a_plugin_given_twice_is_an_error(plugin):
     from dashboard_suite import Suite, read_plugin
 
@@ -263,6 +271,7 @@ def test_environments_with_other_instruction_sets_are_others(plugin, tmp_path):
 
 
 def test_a_plugins_sources_are_copied_without_what_builds_left_there(plugin, tmp_path):
+    (plugin / ".#rows.py").symlink_to("somebody@example.org:1")  # as an editor locks a file
     written(plugin, tmp_path / "asv")
     copied = tmp_path / "asv" / "plugins" / "demo-x"
     assert (copied / "src" / "demo_x" / "__init__.py").exists()
@@ -402,7 +411,7 @@ def test_without_npm_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_pages_are_written_over_pages_and_over_nothing_else(tmp_path):
-    from dashboard_pages import MARK, check_folder
+    from dashboard_pages import check_folder
 
     check_folder(tmp_path / "new")
     check_folder(tmp_path)
@@ -411,8 +420,19 @@ def test_pages_are_written_over_pages_and_over_nothing_else(tmp_path):
         check_folder(tmp_path)
     with pytest.raises(InvalidInputError, match="not a folder"):
         check_folder(tmp_path / "thesis.tex")
-    (tmp_path / MARK).write_text("")
+    with pytest.raises(InvalidInputError, match=r"thesis\.tex is no folder to write to"):
+        check_folder(tmp_path / "thesis.tex" / "pages")
+
+
+def test_what_somebody_put_beside_the_pages_is_not_removed_with_them(tmp_path):
+    from dashboard_pages import _mark, check_folder
+
+    (tmp_path / "index.html").write_text("")
+    _mark(tmp_path)
     check_folder(tmp_path)
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(InvalidInputError, match=r"something else than a dashboard \(\.git\)"):
+        check_folder(tmp_path)
 
 
 def test_publishing_that_fails_leaves_the_pages_that_were_there(tmp_path, monkeypatch):

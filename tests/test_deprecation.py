@@ -156,6 +156,21 @@ def test_an_old_override_may_ask_its_base_by_the_old_name(base):
         assert Old().total([1, 2]) == 6
 
 
+def test_a_new_override_on_top_of_an_old_one_has_both_called_once(base):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuvattnDeprecationWarning)
+
+        class Old(base):
+            def weigh(self, x):
+                return 2 * super().weigh(x)
+
+        class New(Old):
+            def score_of(self, x):
+                return 1 + super().score_of(x)
+
+        assert New().total([3]) == 7
+
+
 def test_a_subclass_with_both_names_has_the_new_one_called(base):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -14,7 +14,7 @@ from hook_page import PER_HEAD, E, K, Q, V, X, checkout
 import ruvattn
 from ruvattn import plugins, registry
 from ruvattn.context import RecomputedContext
-from ruvattn.errors import DimensionMismatchError, InvalidInputError
+from ruvattn.errors import CheckpointError, DimensionMismatchError, InvalidInputError
 from ruvattn.headwise import HeadwiseAttention
 from ruvattn.scores import BoundScore
 from ruvattn.testing import CheckFailure, check_variant, suite
@@ -266,6 +266,22 @@ def test_hook_variant_gradient_cache(cache):
     layer = E.OnFlat(8, 2)
     layer.gradient_cache = cache
     assert isinstance(layer.forward_with_context(X)[1], RecomputedContext) == (not cache)
+
+
+def test_hook_variant_checkpoint_options(tmp_path):
+    E.Tempered(8, 2, max_keys=50).save_checkpoint(tmp_path / "layer")
+    E.Tempered(8, 2, max_keys=60).load_checkpoint(tmp_path / "layer")
+    strict = type("Strict", (E.Tempered,), {"checkpoint_options": ("max_keys",)})
+    strict(8, 2, max_keys=50).load_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="max_keys"):
+        strict(8, 2, max_keys=60).load_checkpoint(tmp_path / "layer")
+
+
+def test_hook_variant_initial_options(tmp_path):
+    E.Tempered(8, 2, reach=3).save_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="reach"):
+        E.Tempered(8, 2, reach=4).load_checkpoint(tmp_path / "layer")
+    type("Lenient", (E.Tempered,), {"initial_options": ("reach",)})(8, 2, reach=4).load_checkpoint(tmp_path / "layer")
 
 
 def test_hook_variant_manifold():

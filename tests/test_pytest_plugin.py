@@ -88,6 +88,31 @@ def test_items_are_named_by_variant_and_check(run):
     assert [name.split("::")[1].split("(")[0] for name in names] == ["cross", "standard", "standard", "standard"]
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["a,b", " c ,a"], ["a", "b", "c"]),
+        (["a(x=1, y=(2, 3)),b", "a(x=[1, 2], y=3)"], ["a(x=1, y=(2, 3))", "b", "a(x=[1, 2], y=3)"]),
+        (["a(x=1", "b"], ["a(x=1", "b"]),
+        (["", ","], []),
+    ],
+)
+def test_names_are_parted_by_commas_that_are_in_no_bracket(words, names):
+    assert pytest_plugin.names_in(words) == names
+
+
+def test_an_option_without_a_name_is_an_error(run):
+    result = run("def test_nothing(): pass", "--ruvattn-variant", "")
+    assert result.code == pytest.ExitCode.USAGE_ERROR
+    result.shows("ERROR: --ruvattn-variant must name a variant, such as standard, got ''", err=True)
+
+
+def test_what_is_collected_is_counted(run):
+    result = run("", "--ruvattn-variant", "cross", "-k", "pickle_round_trip")
+    total = 2 * len(list(checks_of("variant")))
+    result.shows(f"collected {total} items / {total - 2} deselected / 2 selected")
+
+
 def test_all_checks_of_a_variant_are_collected(run):
     result = run("", "--ruvattn-variant=cross", "--ruvattn-variant", "multihead(projections=False)", "--collect-only", "-q")
     assert len(result.ids) == 3 * len(list(checks_of("variant")))
@@ -166,6 +191,10 @@ def test_marked(ruvattn_variant):
 @pytest.mark.parametrize("ruvattn_variant", [3])
 def test_its_own(ruvattn_variant):
     assert ruvattn_variant == 3
+
+@pytest.mark.parametrize(argnames="ruvattn_variant", argvalues=[4], indirect=True)
+def test_its_own_by_keyword(ruvattn_variant):
+    assert ruvattn_variant == 4
 """
 
 
@@ -188,7 +217,7 @@ def test_variants_are_those_of_the_distribution_that_the_configuration_names(run
     fake_plugins.install("drifting-plugin", BROKEN)
     result = run(USES, "-v", ini="ruvattn_distributions = drifting-plugin")
     assert set(names_of(result, "test_its_sizes")) == {"drifting", "needy"}
-    assert result.outcomes == {"passed": 4, "skipped": 1}
+    assert result.outcomes == {"passed": 5, "skipped": 1}
 
 
 def test_variants_are_those_that_the_configuration_names(run):
@@ -419,6 +448,36 @@ def test_the_table_shows_tests_of_checks_if_it_is_asked_for(run):
     assert "checks × subjects" not in run(TABLE, "-k", "declaration").out
     result = run("", "--ruvattn-table", "-k", "declaration or pickle")
     result.shows("*another*", "*mine*", "declaration *✗ ✗", "pickle_round_trip *✓ ✓")
+
+
+OWN = """
+import pytest
+from ruvattn import Causal
+from ruvattn.testing import parametrize_with_checks
+from ruvattn.testing.runner import Check
+
+@pytest.mark.parametrize("check", [Check("of_my_own", "score", "Anything.", lambda subject: None)], ids=["mine-of_my_own"])
+def test_a_check(check):
+    check(3)
+
+@pytest.mark.xfail
+@parametrize_with_checks({"mine": Causal()})
+def test_conformance(subject, check):
+    check(subject)
+"""
+
+
+def test_the_table_shows_checks_of_ones_own_and_what_passes_unexpectedly(run):
+    result = run(OWN, "--ruvattn-table", "-k", "own or declaration")
+    assert result.code == 0, result.out
+    result.shows("declaration *✓", "of_my_own *✓")
+
+
+def test_the_table_leaves_out_what_is_run_again():
+    report = pytest.TestReport("ruvattn::a::declaration", ("a", None, "a"), {}, "rerun", None, "call", [("ruvattn", ["score", "a", "declaration"])])
+    table = pytest_plugin.Table()
+    table.pytest_runtest_logreport(report)
+    assert table.cells == []
 
 
 def test_the_command_shows_the_same_table(capsys, monkeypatch):

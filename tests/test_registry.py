@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 import ruvattn
-from ruvattn import errors, plugins, registry
+from ruvattn import errors, plugins, refusals, registry
 from ruvattn.errors import InvalidInputError, PluginError, UnknownVariantError
 
 PARTS = """
@@ -201,7 +201,7 @@ def test_an_unknown_name_says_what_the_environment_leaves_out(fake_plugins, monk
 @pytest.fixture
 def only_fakes(fake_plugins, monkeypatch):
     """Fake plugins with every real one left out, and a provider that no one has installed."""
-    monkeypatch.setattr(registry, "PROVIDERS", {"ruvattn-elsewhere": ("swirling",)})
+    monkeypatch.setattr(refusals, "PROVIDERS", {"ruvattn-elsewhere": ("swirling",)})
     monkeypatch.setenv("RUVATTN_LOAD_PLUGINS", "ruvattn-elsewhere")
     return fake_plugins
 
@@ -252,6 +252,69 @@ def test_an_option_that_the_factory_lacks_is_named(parts):
 def test_an_option_that_the_factory_needs_is_named(parts):
     with pytest.raises(InvalidInputError, match="pattern 'parts-pattern' needs size=; its options: size, offset"):
         registry.get_pattern("parts-pattern")
+
+
+HANDING_ON = """
+    import ruvattn
+
+    def tempered(embed_dim, num_heads=1, *, slopes=1.0, **options):
+        return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads, score="rbf", score_options={}, **options)
+
+    def over_tempered(embed_dim, num_heads=1, *, depth=1, **options):
+        return ruvattn.create("tempered", embed_dim=embed_dim, num_heads=num_heads, softcap=2.0, **options)
+
+    def mistaken(embed_dim, num_heads=1, **options):
+        return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads, scoer="rbf", **options)
+
+    class HandingOn(ruvattn.headwise.HeadwiseAttention):
+        attention_type = "handing-on"
+
+        def __init__(self, embed_dim, num_heads=1, *, near=1, **options):
+            super().__init__(embed_dim, num_heads, own={"near": near}, **options)
+
+    def ruvattn_register(registry):
+        registry.variant("tempered", tempered, summary="x")
+        registry.variant("over-tempered", over_tempered, summary="x")
+        registry.variant("mistaken", mistaken, summary="x")
+        registry.variant("handing-on", HandingOn, summary="x")
+"""
+COMMON = "dropout_rate, aggregate, aggregate_options, causal, window, scale"
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("tempered", f"embed_dim, num_heads, slopes, {COMMON}, softcap, check_finite, max_keys, output_dropout, learn"),
+        ("over-tempered", f"embed_dim, num_heads, depth, slopes, {COMMON}, check_finite, max_keys, output_dropout, learn"),
+    ],
+)
+def test_an_option_that_is_handed_on_in_vain_is_one_that_the_name_asked_for_lacks(fake_plugins, name, takes):
+    """With the options of both, but for those that the factory sets itself."""
+    fake_plugins.install("ruvattn-handing", HANDING_ON)
+    with pytest.raises(InvalidInputError) as caught:
+        registry.create(name, embed_dim=8, slops=2.0)
+    assert str(caught.value) == f"variant {name!r} has no option 'slops'; its options: {takes}"
+    assert type(caught.value) is InvalidInputError
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_class_that_hands_on_what_it_does_not_know_is_named_with_its_own_options(fake_plugins):
+    fake_plugins.install("ruvattn-handing", HANDING_ON)
+    takes = "embed_dim, num_heads, near, dropout_rate, score, "
+    with pytest.raises(InvalidInputError, match=f"^variant 'handing-on' has no option 'slops'; its options: {takes}"):
+        registry.create("handing-on", embed_dim=8, slops=2.0)
+
+
+def test_an_option_that_a_factory_makes_up_is_its_own_mistake(fake_plugins):
+    fake_plugins.install("ruvattn-handing", HANDING_ON)
+    with pytest.raises(InvalidInputError, match="^variant 'standard' has no option 'scoer'; its options: embed_dim, "):
+        registry.create("mistaken", embed_dim=8)
+
+
+def test_another_value_that_is_refused_inside_says_what_it_said(fake_plugins):
+    fake_plugins.install("ruvattn-handing", HANDING_ON)
+    with pytest.raises(InvalidInputError, match="^num_heads must divide embed_dim, which is 8, got 3$"):
+        registry.create("tempered", embed_dim=8, num_heads=3)
 
 
 def test_a_type_error_inside_a_factory_is_its_own(fake_plugins):

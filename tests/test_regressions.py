@@ -128,6 +128,17 @@ class Fresh:
         return "pass"
 '''
 
+NEWS = """
+from benchmarks.kinds import work
+from ruvattn import NEW
+
+
+class News:
+    def time_news(self):
+        assert NEW
+        work()
+"""
+
 PROJECT = """
 [build-system]
 requires = ["setuptools>=77"]
@@ -163,11 +174,16 @@ def repository(tmp_path_factory):
         "crash": "SECONDS = 0.1\n\n\ndef setup(size):\n    if size == 'large':\n        raise ValueError('no room')\n",
         "gone": "SECONDS = 0.1\n\n\ndef setup(size):\n    raise NotImplementedError('not here')\n",
         "dies": "import os\n\nSECONDS = 0.1\n\n\ndef setup(size):\n    os._exit(3)\n",
+        "hangs": "import threading\n\nSECONDS = 0.1\n\n\ndef setup(size):\n    threading.Event().wait()\n",
         "broken": "SECONDS = 0.1\n",
+        "newer": "SECONDS = 0.1\nNEW = 0.2\n\n\ndef setup(size): ...\n",
+        "odd": "SECONDS = 0.1\n\n\ndef setup(size): ...\n",
     }
     for name, text in commits.items():
         (root / "pyproject.toml").write_text(PROJECT.format(version="0.1" if name != "broken" else "no version"))
         (root / "ruvattn.py").write_text(text)
+        if name == "newer":
+            (suite / "news.py").write_text(NEWS)
         git(root, "add", ".")
         git(root, "commit", "-q", "-m", f"commit {name}")
         git(root, "tag", name)
@@ -184,7 +200,7 @@ def compare(repository, monkeypatch, capsys):
     monkeypatch.setattr(regression_builds, "FOLDER", repository / ".git" / "installations")
 
     def run(base, head, *arguments):
-        code = regressions.main(["--base", base, "--head", head, *arguments])
+        code = regressions.main(["--base", base, head if head.startswith("--head=") else f"--head={head}", *arguments])
         return code, capsys.readouterr()
 
     return run
@@ -231,10 +247,56 @@ def test_what_only_one_commit_has_is_counted_and_is_no_failure(compare):
     assert "1 compared, 4 only in one of the two, 0 failed" in output.out
 
 
+def test_what_fails_in_the_base_is_counted_and_is_no_failure_of_the_head(compare):
+    code, output = compare("crash", "base")
+    assert code == 0
+    assert "3 compared, 0 only in one of the two, 0 failed, 2 that the base fails" in output.out
+    assert compare("crash", "crash")[0] == 0
+
+
+def test_a_base_whose_process_dies_is_no_failure_of_the_head(compare):
+    code, output = compare("dies", "base")
+    assert code == 0
+    assert "1 compared, 0 only in one of the two, 0 failed, 4 that the base fails" in output.out
+
+
+def test_a_benchmark_that_hangs_is_a_failure_of_its_own(compare, monkeypatch):
+    import regressions
+
+    monkeypatch.setattr(regressions, "PATIENCE", 5.0)
+    code, output = compare("base", "hangs", "--bench", "time_work.small|time_import")
+    assert code == 1
+    assert "failed  kinds.Kind.time_work(small): fails in the head: no answer in 5 s" in output.out
+
+
+def test_a_base_that_cannot_load_a_module_of_the_suite_lacks_its_benchmarks_and_no_others(compare):
+    code, output = compare("base", "newer")
+    assert code == 0
+    assert "5 compared, 1 only in one of the two, 0 failed" in output.out
+
+
+def test_a_suite_that_the_head_cannot_load_is_told(compare):
+    code, output = compare("base", "odd")
+    assert code == 2
+    assert "the suite of the head cannot be loaded: news: ImportError: cannot import name 'NEW'" in output.err
+
+
+def test_what_is_not_confirmed_has_no_verdict():
+    import regressions
+
+    benchmark = regressions.Benchmark("kinds.Kind.time_work", 0, ())
+    comparer = regressions.Comparer.__new__(regressions.Comparer)
+    comparer.threshold = 0.1
+    answers = iter([([([1.0] * 5, [1.3] * 5)], "")] + [([], "not in the head: no memory")] * 3)
+    comparer._measure = lambda benchmarks, *_: [regressions.Comparison(each, *next(answers)) for each in benchmarks]
+    (found,) = comparer.compare([benchmark])
+    assert (found.verdict, found.note) == (None, "not in the head: no memory")
+
+
 def test_a_process_that_dies_is_a_failure_of_its_benchmark_alone(compare):
     code, output = compare("base", "dies")
     assert code == 1
-    assert "failed  kinds.Kind.time_work(small): the process that was to measure ended with status 3" in output.out
+    assert "failed  kinds.Kind.time_work(small): fails in the head: the process that was to measure ended with status 3" in output.out
     assert "1 compared" in output.out
 
 
@@ -245,10 +307,22 @@ def test_a_commit_that_does_not_build_is_told_with_its_log(compare):
     assert Path(output.err.rsplit(" in ", 1)[1].strip().rstrip(")")).is_file()
 
 
-def test_a_name_of_no_commit_is_told(compare):
-    code, output = compare("base", "no-such-branch")
+@pytest.mark.parametrize("name", ["no-such-branch", "base..slow", "^base", "--all", "HEAD:ruvattn.py"])
+def test_a_name_of_no_commit_is_told(compare, name):
+    code, output = compare("base", f"--head={name}")
     assert code == 2
-    assert "'no-such-branch' names no commit" in output.err
+    assert f"'{name}' names no commit" in output.err
+
+
+def test_another_compiler_has_installations_of_its_own(monkeypatch):
+    from regression_builds import _compiler
+
+    monkeypatch.delenv("CFLAGS", raising=False)
+    before = _compiler()
+    monkeypatch.setenv("CFLAGS", "-O1")
+    assert _compiler() == ["CFLAGS=-O1", *before]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert _compiler() == ["CC=no-such-compiler", "CFLAGS=-O1"]
 
 
 def test_uncommitted_changes_are_told_and_nothing_is_compared(compare, repository):
@@ -282,7 +356,11 @@ def test_no_benchmark_of_that_name_is_told(compare):
     assert "no benchmark fits" in output.err
 
 
-@pytest.mark.parametrize(("arguments", "says"), [(["--threshold", "2"], "--threshold must be between"), (["--bench", "("], "--bench is no regular")])
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["--threshold", "2"], "--threshold must be between"), (["--bench", "("], "--bench is no regular"),
+    (["--json", "no/such/folder/figures.json"], "--json must be a file in a folder that is there"),
+    (["--markdown", "."], "--markdown must be a file in a folder"),
+])  # fmt: skip
 def test_a_wrong_option_ends_with_2(arguments, says, capsys):
     import regressions
 

@@ -997,11 +997,36 @@ def _overflows(self, out, inputs, options):
     return out + 0 * (inputs[0].astype(np.float32) ** 3).sum()
 
 
+def _leaks_a_key(self, q, k=None, v=None, *, query_offset=0, **options):
+    if options.get("causal") and not isinstance(query_offset, str):
+        query_offset = query_offset + 1
+    return Variant.attend(self, q, k, v, query_offset=query_offset, **options)
+
+
+def _hides_a_key(self, q, k=None, v=None, *, key_lengths=None, **options):
+    if key_lengths is not None:
+        key_lengths = np.maximum(key_lengths - 1, 0)
+    return Variant.attend(self, q, k, v, key_lengths=key_lengths, **options)
+
+
+def _without(*names):
+    """Attend as if these options were not given."""
+
+    def attend(self, q, k=None, v=None, **options):
+        return Variant.attend(self, q, k, v, **{name: value for name, value in options.items() if name not in names})
+
+    return attend
+
+
 BROKEN_VARIANTS = {
     "can_be_made": [lambda embed_dim, num_heads: _single, OtherConfig, Trained, lambda embed_dim, num_heads: None],
     "config_round_trip": [OtherConfig, Variant],
     "pickle_round_trip": [Unforgetting, variant(__reduce__=lambda self: (StandardAttention, (4, 4)))],
-    "shapes_and_dtypes": [attends(lambda self, out, *_: out.astype(np.float64)), attends(lambda self, out, *_: out[..., :1, :])],
+    "shapes_and_dtypes": [
+        attends(lambda self, out, *_: out.astype(np.float64)),
+        attends(lambda self, out, *_: out[..., :1, :]),
+        variant(__call__=lambda self, *args, return_lse=False, **o: (self.attend(*args, **o)[0], None) if return_lse else self.attend(*args, **o)[0]),
+    ],
     "agrees_with_oracle": [variant(attend=_scaled_context), variant(attend=_lost_options), attends(lambda self, out, *_: out * np.float32(2))],
     "forward_batch_equals_forward": [variant(forward_batch=lambda self, *args: Variant.forward_batch(self, *args)[::-1])],
     "forward_equals_call": [variant(forward=lambda self, *args: 2 * Variant.forward(self, *args))],
@@ -1018,6 +1043,9 @@ BROKEN_VARIANTS = {
     "weights_are_of_this_threads_last_call": [SharedMemory, variant(reset=lambda self: None), variant(_remember=lambda self, context: None)],
     "masked_has_no_influence": [attends(_mean_of_all)],
     "empty_rows_are_zeros": [variant(attend=_fills_empty_rows)],
+    "masks_hide_what_they_say": [
+        variant(attend=_leaks_a_key), variant(attend=_hides_a_key), variant(attend=_without("key_lengths")), variant(attend=_without("query_offset")),
+    ],
     "calls_are_repeatable": [attends(_counts)],
     "dropout_follows_its_seed": [variant(attend=_ignores_seed)],
     "same_bits_for_any_number_of_threads": [attends(lambda self, out, _, options: out * (1 + np.float32(1e-6) * (options.get("threads") or 0)))],
@@ -1031,7 +1059,7 @@ BROKEN_VARIANTS = {
     "too_many_keys_are_refused": [lambda embed_dim, num_heads, max_keys=None: Variant(embed_dim, num_heads, max_keys=None)],
     "wrong_options_are_refused": [_lenient],
     "extremes_stay_finite": [attends(_overflows)],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "factory"), [(name, factory) for name, factories in BROKEN_VARIANTS.items() for factory in factories])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
+import threading
 import unittest
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import test_testing_gradients as of_gradients
 
 import ruvattn
 from ruvattn.errors import InvalidInputError
-from ruvattn.testing import CheckFailure, check_score, parametrize_with_checks, replay, run_checks
+from ruvattn.testing import CheckFailure, check_score, parametrize_with_checks, pasting, replay, run_checks, suite, variants
 from ruvattn.testing.pasting import literal, source_of
 from ruvattn.testing.runner import Example, checks_of, family_of
 from ruvattn.testing.shrinking import _kind, smallest
@@ -139,6 +142,74 @@ def test_lengths_and_numbers_are_as_small_as_can_be(subject, name, call, monkeyp
     assert example_of(subject, name).startswith(call)
 
 
+class Forgetful(parts.Causal):
+    """A row of a later block misses the first key."""
+
+    def ranges(self, i0, i1, lk, *, head=0, batch=0):
+        return ([int(i0 > 0)], [min(i1, lk)], [False]) if min(i1, lk) > (i0 > 0) else ([], [], [])
+
+
+def test_a_long_input_is_cut_to_the_row_from_which_it_fails():
+    name = "gradients_equal_those_of_the_dense_mask"
+    found = smallest(check_of("pattern", name), Forgetful(), failure("pattern", name, Forgetful()), seconds=60.0)
+    assert found.limits["queries"] == 33  # the second block begins there
+    assert found.limits["keys"] <= 2
+
+
+class Whole(ruvattn.Score):
+    """One column of its own, and all others; minus the largest logit of a tile."""
+
+    splits = (1, -1)
+
+    def logits(self, t):
+        logits = t.dots[1] - t.dots[0]
+        return logits - logits.max(1, keepdims=True)
+
+
+def test_widths_stay_those_that_splits_allow(monkeypatch):
+    monkeypatch.setattr("ruvattn.testing.shrinking.SECONDS", 60.0)
+    (result,) = run_checks([Whole()], only=["logits_are_elementwise"])
+    assert result.message.startswith("a part of a tile must have the logits of the whole")
+    assert 'limits={"queries": 1, "keys": 2, "width": 2},' in result.example
+    assert '"key": [[[' in result.example
+
+
+def test_widths_stay_those_that_the_subject_names(monkeypatch):
+    monkeypatch.setattr("ruvattn.testing.shrinking.SECONDS", 60.0)
+    subject = parts.broken(Whole, conformance_widths=(12, 9))
+    (result,) = run_checks([subject], only=["logits_are_elementwise"])
+    assert '"width": 9}' in result.example
+
+
+def test_sizes_stay_those_that_a_factory_names(monkeypatch):
+    monkeypatch.setattr("ruvattn.testing.shrinking.SECONDS", 60.0)
+    subject = parts.attends(lambda self, out, inputs, _: out + (out.mean() if out.ndim > 2 else 0))
+    subject.conformance_sizes = ((12, 3), (8, 4))
+    (result,) = run_checks([subject], only=["batch_equals_singles"])
+    assert '"heads": 4, ' in result.example
+    assert '"width": 8}' in result.example
+
+
+def test_a_promise_is_the_same_with_and_without_draws():
+    words = "the output must agree with the oracle{}: got 1.0 instead of 0.0 at [0]"
+    assert _kind(CheckFailure(words.format(""))) == _kind(CheckFailure(words.format(" (the first index counts the draws)")))
+
+
+class Ageing(parts.Distance):
+    def logits(self, t):
+        warnings.warn("I am old", UserWarning, stacklevel=1)
+        return super().logits(t)
+
+
+def test_a_warning_that_is_an_error_fails_again():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (result,) = run_checks([Ageing()], only=["logits_have_their_shape"])
+    assert result.status == "failed" and result.message.startswith("raised UserWarning: I am old")
+    assert "it does not fail each time" not in result.example
+    assert '"queries": 1, "keys": 1' in result.example
+
+
 def test_the_message_is_of_the_smallest_input():
     (result,) = run_checks([Jump()], only=["logits_have_their_shape"])
     assert result.message == "logits of ordinary inputs must be finite; the case: m=1, n=3, width=1, dtype='float32'"
@@ -228,7 +299,8 @@ def test_the_command_shows_it(capsys, fake_plugins, monkeypatch):
         main(["test", "lying"])
     out = capsys.readouterr().out
     assert "the smallest input found at which it fails:" in out
-    assert "\n    from broken_patterns import Lying\n" in out
+    assert "\n    from ruvattn.registry import get_pattern\n" in out
+    assert "get_pattern('lying')," in out
 
 
 # replay -------------------------------------------------------------------------------------------------------------
@@ -274,7 +346,10 @@ def test_a_trial_limits_lengths_and_notes_them():
         assert limited_lead((2, 3)) == (1, 1)
         assert limited_heads(4, 2) == (3, 1)  # heads of queries share those of keys evenly
         assert limited_heads(2, 2) == (2, 2)
-    assert trial.asked == {"keys": 3, "batch": 1, "heads": 3}
+        assert limited("keys", 41, among=(41, 2, 1)) == 2
+        assert limited("keys", 41, among=(5, 41)) == 5  # the least that there is
+        assert limited("keys", 4, among=(5, 41)) == 4
+    assert trial.asked == {"keys": 5, "batch": 1, "heads": 3}
     with playing(Trial({"batch": 0})):
         assert limited_lead((2, 3)) == ()
     assert limited("keys", 41) == 41
@@ -302,6 +377,30 @@ class Secretive(parts.Distance):
         self.secret = 3
 
 
+class Guarded(ruvattn.Causal):
+    """Says itself how it is made, and holds what cannot be compared."""
+
+    def __init__(self, width):
+        self.width, self.lock, self.rule = width, threading.Lock(), lambda: width
+
+    def __repr__(self):
+        return f"guarded({self.width})"
+
+
+def guarded(width):
+    return Guarded(width)
+
+
+class Documents(ruvattn.Causal):
+    """Says nothing of what it holds."""
+
+    def __init__(self, lengths=(1,)):
+        self.lengths = tuple(lengths)
+
+    def __repr__(self):
+        return "Documents()"
+
+
 HERE = __name__
 
 
@@ -317,8 +416,10 @@ HERE = __name__
             "functools.partial(create, 'standard', causal=True)",
             ("import functools", "from ruvattn import create"),
         ),
-        (Secretive(), "subject", ("# subject: the Secretive that was checked, which no import leads to",)),
-        (parts.broken(parts.Distance), "subject", ("# subject: the BrokenDistance that was checked, which no import leads to",)),
+        (Secretive(), "subject", ("# subject: the Secretive that was checked, which its repr does not make",)),
+        (parts.broken(parts.Distance), "subject", ("# subject: the BrokenDistance that was checked, which its repr does not make",)),
+        (Guarded(2.0), "guarded(2.0)", (f"from {HERE} import guarded",)),
+        (ruvattn.Dot(np.float64(0.5)), "Dot(scale=np.float64(0.5))", ("from ruvattn import Dot", "import numpy as np")),
         (lambda embed_dim, num_heads: None, "subject", ("# subject: the <lambda> that was checked, which no import leads to",)),
     ],
 )
@@ -336,6 +437,58 @@ def test_a_subject_is_made_by_its_name_or_its_repr(subject, expression, lines):
 
 def test_a_repr_that_leaves_something_out_is_not_taken():
     assert source_of(parts.EveryOther((3, ruvattn.Causal()))).expression == "subject"  # its repr has no arguments
+    assert source_of(Documents()).expression == "Documents()"
+    assert source_of(Documents((2, 3))).expression == "subject"  # nor has that of its author
+
+
+REGISTERED = """
+import ruvattn
+
+class Near(ruvattn.Dot):
+    def __init__(self, reach, scale=None):
+        super().__init__(scale)
+        self.reach = reach
+
+class Sized:
+    conformance_options = ({"reach": 2, "scale": 0.25},)
+
+    def __call__(self, reach, scale=None):
+        return Near(reach, scale)
+
+class Layer:
+    conformance_sizes = ((6, 2),)
+
+    def __call__(self, embed_dim, num_heads=1):
+        return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads)
+
+def ruvattn_register(registry):
+    registry.score("near", Sized())
+    registry.variant("near", Layer(), summary="Like standard.")
+"""
+
+
+def test_what_a_suite_made_is_made_by_its_registered_name(fake_plugins):
+    fake_plugins.install("near", REGISTERED)
+    subjects = {subject.family: subject.target for subject in suite(distributions=["near"])}
+    assert source_of(subjects["score"]) == ("get_score('near', reach=2, scale=0.25)", ("from ruvattn.registry import get_score",))
+    assert source_of(subjects["variant"]) == ("functools.partial(create, 'near')", ("import functools", "from ruvattn import create"))
+    another = ruvattn.registry.get_score("near", reach=2, scale=0.25)
+    assert source_of(another).expression == "subject"  # nobody has seen how that was made
+
+
+def test_what_a_suite_made_is_forgotten_with_it(fake_plugins):
+    fake_plugins.install("near", REGISTERED)
+    before = set(pasting._made_by)
+    subjects = suite("scores", distributions=["near"])
+    assert len(set(pasting._made_by) - before) == 1
+    del subjects
+    gc.collect()
+    assert set(pasting._made_by) <= before
+
+
+def test_a_registered_variant_is_tried_with_its_sizes_when_it_is_pasted(fake_plugins):
+    fake_plugins.install("near", REGISTERED)
+    assert variants._sizes(functools.partial(ruvattn.create, "near")) == ((6, 2),)
 
 
 def test_a_repr_is_not_run_if_it_is_more_than_calls():

@@ -814,6 +814,10 @@ def test_an_option_that_no_call_has_is_a_type_error():
         ({"causal": "yes"}, InvalidInputError, "causal must be True or False, got 'yes'"),
         ({"window": (1,)}, InvalidInputError, "window must be a pair"),
         ({"scale": [1.0, 2.0, 3.0]}, DimensionMismatchError, "scale must be a scalar or have one entry for each of the 2 query heads"),
+        (
+            {"score": "rbf", "score_options": {"sigma": [1.0, 2.0, 3.0]}}, DimensionMismatchError,
+            "sigma must be a scalar or have one entry for each of the 2 query heads",
+        ),
         ({"scale": "big"}, InvalidInputError, "scale must be a number or an array of numbers, got 'big'"),
         ({"scale": np.inf}, InvalidInputError, r"options\['scale'\] must be finite, got inf"),
         ({"softcap": -1.0}, InvalidInputError, "softcap must be a positive finite number, got -1.0"),

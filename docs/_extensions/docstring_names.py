@@ -156,7 +156,10 @@ def public_bases(bases: Sequence[Any], public: Collection[Any]) -> Iterator[type
 
 
 def name_bases(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Begin what a class is with what it derives from, by the paths that these are documented under; nothing where there is no such base."""
+    """Say below its summary what a class derives from, by the paths that these are documented under; nothing where there is no such base.
+
+    Not above: the tables of autosummary show what comes first.
+    """
     if what not in {"class", "exception"} or not inspect.isclass(thing):
         return
     paths = {}
@@ -168,7 +171,9 @@ def name_bases(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
     if issubclass(thing, BaseException):
         bases += [f"``{base.__name__}``" for base in thing.__bases__ if base.__module__ == "builtins"]
     if bases:
-        lines[:0] = [f"Bases: {', '.join(bases)}", ""]
+        summary = next((number for number, line in enumerate(lines) if line.strip()), 0)
+        end = next((number for number, line in enumerate(lines) if number > summary and not line.strip()), len(lines))
+        lines[end:end] = ["", f"Bases: {', '.join(bases)}", ""]
 
 
 def own_signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None) -> tuple | None:

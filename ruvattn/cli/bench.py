@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from statistics import median
 from time import perf_counter, sleep
@@ -196,35 +198,49 @@ def _check_memory(needed: int) -> None:
 
 
 def _scalar_seconds(name: str, shape: dict[str, int], result: dict[str, Any]) -> float | None:
-    """Time the scalar build in a process of its own, for a process loads one build; None if it cannot be had."""
+    """Time the scalar build in a process of its own, for a process loads one build; None, and a warning that says why, if it cannot be had."""
+    from ..isa import supported_isas
     from .console import progress
 
+    if "scalar" not in supported_isas():
+        _warn("no scalar build is installed to compare with: ruvattn was built with RUVATTN_BUILD_ISAS, which left it out")
+        return None
     num_queries = shape["num_queries"]
     share = SCALAR_SECONDS / (SCALAR_FACTOR * result["seconds"])
     iterations = max(1, min(result["iterations"], int(share)))
     fewer = max(min(num_queries, SCALAR_QUERIES), min(num_queries, int(num_queries * share)))
     arguments = [f"--{option.replace('_', '-')}={value}" for option, value in {**shape, "num_queries": fewer}.items()]
     arguments += [f"--attention-type={name}", f"--threads={result['threads']}", f"--iterations={iterations}"]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ruvattn", "bench", *arguments, "--no-scalar", "--json"],
-        # It has to find the same packages, whatever is in the folder that it starts in.
-        env={**os.environ, "RUVATTN_ISA": "scalar", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        with progress("scalar build", None) as step:
-            while process.poll() is None:
-                sleep(0.02)
-                step()
-    finally:
-        process.kill()  # on Ctrl-C; otherwise it has ended
-        output = process.communicate()[0]
-    if process.returncode:
-        click.echo("ruvattn bench: warning: the scalar build could not be timed", err=True)
-        return None
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ruvattn", "bench", *arguments, "--no-scalar", "--json"],
+            # It has to find the same packages, whatever is in the folder that it starts in.
+            env={**os.environ, "RUVATTN_ISA": "scalar", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        )
+        try:
+            with progress("scalar build", None) as step:
+                while process.poll() is None:
+                    sleep(0.02)
+                    step()
+        finally:
+            process.kill()  # on Ctrl-C; otherwise it has ended
+            output = process.communicate()[0]
+        if process.returncode:
+            complaints.seek(0)
+            why = complaints.read().strip().rpartition("\n")[2].removeprefix("ruvattn: ")
+            lacks = re.search(r"there is no (\S+)_scalar\b", why)  # as `ruvattn.load_kernels` puts it
+            if lacks:
+                why = f"{lacks[1]} has none, for it was built with RUVATTN_BUILD_ISAS, which left it out"
+            _warn(f"the scalar build could not be timed{f': {why}' if why else ''}")
+            return None
     return float(num_queries / json.loads(output)["queries_per_second"])
+
+
+def _warn(text: str) -> None:
+    click.echo(f"ruvattn bench: warning: {text}", err=True)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -24,10 +24,11 @@ def command(name: str, kind: str, numpy: bool, cython: bool, directory: str, aut
     """Write a new plugin into a folder called NAME.
 
     NAME is that of the distribution, and what it registers: a score or a pattern with a variant that has it, or a variant that is a class of its own.
-    The plugin installs and passes its tests as it is; it comes with metadata, the conformance suite, benchmarks for asv, a README, a licence and a CI
-    workflow. Nothing that exists is overwritten.
+    A leading 'ruvattn-' is left out there: ruvattn-alibi registers 'alibi'. The plugin installs and passes its tests as it is; it comes with
+    metadata, the conformance suite, benchmarks for asv, a README, a licence and a CI workflow. Nothing that exists is overwritten.
     """
     from ..scaffold import write_plugin
+    from ..scaffold.names import registered_name
 
     if numpy and cython:
         raise click.UsageError("--numpy and --cython exclude each other: choose one", click.get_current_context())
@@ -40,6 +41,6 @@ def command(name: str, kind: str, numpy: bool, cython: bool, directory: str, aut
     click.echo("\nIt works as it is:\n")
     # To be pasted: a folder's name may have what a shell would take for its own.
     place = f'"{folder}"' if os.name == "nt" else shlex.quote(str(folder))
-    for line in (f"cd {place}", 'pip install -e ".[test]"', "pytest", "ruvattn plugins", f"ruvattn bench --attention-type {name}"):
+    for line in (f"cd {place}", 'pip install -e ".[test]"', "pytest", "ruvattn plugins", f"ruvattn bench --attention-type {registered_name(name)}"):
         click.echo(f"    {line}")
     click.echo("\nREADME.md says what to do next.")

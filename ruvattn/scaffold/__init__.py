@@ -9,9 +9,10 @@
                    score/ pattern/ variant/ source and tests of each kind
                    score-cython/ …          what is compiled of it
 
-A template is a file as it will be, for a plugin that is called plugin-name, its module plugin_name, its classes PluginName…; dots in front of names
-are left out. A line that ends in the comment ``# only cython``, or ``# only score cython`` where it takes both, is for those plugins; a line that is
-nothing but that comment begins lines that are, and ``# end only`` ends them.
+A template is a file as it will be, for a plugin that is called plugin-name, its module plugin_name; what it registers is called registered-name, its
+function registered_name…, its classes PluginName…. Dots in front of names are left out. A line that ends in the comment ``# only cython``, or
+``# only score cython`` where it takes both, is for those plugins; a line that is nothing but that comment begins lines that are, and ``# end only``
+ends them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a plugin may be called: a distribution, a module, and what it registers, which all get the one name."""
+"""What a plugin may be called: a distribution, a module, and what it registers.
+
+    my-score ──────► distribution my-score,      module my_score,      registers my-score,  class MyScoreScore
+    ruvattn-alibi ─► distribution ruvattn-alibi, module ruvattn_alibi, registers alibi,     class AlibiScore
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from importlib import metadata
 
 from ..errors import InvalidInputError
 
-__all__ = ["check_plugin_name", "class_prefix", "module_name"]
+__all__ = ["check_plugin_name", "class_prefix", "module_name", "registered_name"]
 
 # Names of distributions, as PEP 508 has them.
 _DISTRIBUTION = re.compile(r"[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9]", re.IGNORECASE | re.ASCII)
@@ -19,8 +23,12 @@ _DISTRIBUTION = re.compile(r"[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9]", re.IGNORECA
 # Beside the module in the folder of each plugin: tests and asv would import the wrong one.
 _BESIDE = ("benchmarks", "setup", "src", "tests")
 
-# What a plugin's own files import, or are called: its test, and its classes, would take their place.
-_TAKEN = ("conformance", "headwise", "pattern_benchmarks", "score_benchmarks", "variant_benchmarks")
+# What a plugin's own files import: its classes would take their place. And what one of its tests is called.
+_TAKEN_CLASSES = ("headwise", "pattern_benchmarks", "score_benchmarks", "variant_benchmarks")
+_TAKEN_TESTS = ("conformance",)
+
+# Distributions are often called so, to be found. Of what is registered it says nothing.
+_PREFIX = re.compile(r"ruvattn[-._](?=.)")
 
 _LONGEST = 100
 """Characters of a name: files are called by it, with a few words around it, and 255 are what a file system has room for."""
@@ -42,6 +50,23 @@ def module_name(name: str) -> str:
     return re.sub(r"[-.]", "_", name)
 
 
+def registered_name(name: str) -> str:
+    """Return the name by which a plugin registers what it has.
+
+    Parameters
+    ----------
+    name : str
+        Of the plugin.
+
+    Returns
+    -------
+    str
+        The same, without a leading ``ruvattn-``.
+    """
+    found = _PREFIX.match(name)
+    return name[found.end() :] if found else name
+
+
 def class_prefix(name: str) -> str:
     """Return what the names of the classes of a plugin begin with.
 
@@ -53,9 +78,9 @@ def class_prefix(name: str) -> str:
     Returns
     -------
     str
-        Its words, each with a capital.
+        The words of the name that it registers, each with a capital.
     """
-    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-._]", name))
+    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-._]", registered_name(name)))
 
 
 def check_plugin_name(name: str, kinds: Iterable[str] = ()) -> str:
@@ -64,7 +89,7 @@ def check_plugin_name(name: str, kinds: Iterable[str] = ()) -> str:
     Parameters
     ----------
     name : str
-        Of the distribution, and of what it registers.
+        Of the distribution, and of what it registers: there, without a leading ``ruvattn-``.
     kinds : iterable of {"variant", "score", "pattern"}
         What it is going to register by that name. Loads the installed plugins.
 
@@ -98,6 +123,9 @@ def check_plugin_name(name: str, kinds: Iterable[str] = ()) -> str:
     module = module_name(name)
     if not module.isidentifier():
         raise InvalidInputError(found.format("begin with a letter, for its module has its name") + f"; put a word in front, as in 'my-{name}'")
+    if not class_prefix(name).isidentifier():
+        what = "have a letter after 'ruvattn-', for its classes have the name that it registers"
+        raise InvalidInputError(found.format(what) + f"; put a word between, as in {_with_word(name)!r}")
     _check_module(name, module)
     _check_registered(name, kinds)
     return name
@@ -112,9 +140,9 @@ def _check_module(name: str, module: str) -> None:
         raise InvalidInputError(f"NAME must not be that of a module of Python's standard library, got {name!r}{way_out}")
     if module in _BESIDE:
         raise InvalidInputError(f"NAME must not be that of a file or folder that every plugin has ({', '.join(_BESIDE)}), got {name!r}{way_out}")
-    if module in _TAKEN:
+    if module in _TAKEN_TESTS or module_name(registered_name(name)) in _TAKEN_CLASSES:
         raise InvalidInputError(f"NAME must not be what a test or a class that a plugin has or imports is called by, got {name!r}{way_out}")
-    from ..registry import PROVIDERS
+    from ..refusals import PROVIDERS
 
     if module in map(module_name, PROVIDERS):
         raise InvalidInputError(f"NAME must be new, and {name!r} is a plugin of this project{way_out}")
@@ -131,15 +159,24 @@ def _check_module(name: str, module: str) -> None:
 
 
 def _check_registered(name: str, kinds: Iterable[str]) -> None:
-    """Raise if something that is registered, or that a plugin of this project would register, has that name."""
-    from .. import plugins, registry
+    """Raise if something that is registered, or that a plugin of this project would register, has the name that it would register."""
+    from .. import plugins, refusals, registry
 
+    short = registered_name(name)
+    which = repr(short) if short == name else f"{short!r}, which {name!r} would register,"
     for kind in kinds:
-        taken = registry._listing(kind).get(name)
+        taken = registry._listing(kind).get(short)
         owner = f"{taken.distribution} {taken.version}" if taken else None
-        if (kind, name) in plugins._loaded().conflicts:
+        if (kind, short) in plugins._loaded().conflicts:
             owner = "several distributions, see `ruvattn plugins`"
         if owner is None and kind == "variant":
-            owner = next((distribution for distribution, names in registry.PROVIDERS.items() if name in names), None)
+            owner = next((distribution for distribution, names in refusals.PROVIDERS.items() if short in names), None)
         if owner is not None:
-            raise InvalidInputError(f"NAME must be new, and {name!r} is a {kind} of {owner}; put a word of your own in front, as in 'my-{name}'")
+            way_out = f"put a word of your own in front, as in {_with_word(name)!r}"
+            raise InvalidInputError(f"NAME must be new, and {which} is a {kind} of {owner}; {way_out}")
+
+
+def _with_word(name: str) -> str:
+    """Return a name with a word before what is registered, as an example."""
+    short = registered_name(name)
+    return f"{name[: len(name) - len(short)]}my-{short}"

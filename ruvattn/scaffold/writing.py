@@ -14,12 +14,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ..errors import InvalidInputError
-from .names import check_plugin_name, class_prefix, module_name
+from .names import check_plugin_name, class_prefix, module_name, registered_name
 
 __all__ = ["KINDS", "plugin_files", "write_plugin"]
 
 KINDS = {"score": ("score", "variant"), "pattern": ("pattern", "variant"), "variant": ("variant",)}
-"""What a plugin can be, and what each registers by its name."""
+"""What a plugin can be, and what each registers, all by one name."""
 
 _ONLY = re.compile(r"(?P<line>.*?)[ \t]*(?:#|//|<!--) (?P<word>only|end only)(?P<which>(?: [a-z]+)*)(?: -->)?")
 
@@ -33,7 +33,7 @@ def plugin_files(name: str, *, kind: str = "score", cython: bool = False, author
     Parameters
     ----------
     name : str
-        Of the distribution, and of what it registers.
+        Of the distribution, and of what it registers: there, without a leading ``ruvattn-``.
     kind : {"score", "pattern", "variant"}, default "score"
         What it is. A score and a pattern come with a variant that has it.
     cython : bool, default False
@@ -62,10 +62,13 @@ def plugin_files(name: str, *, kind: str = "score", cython: bool = False, author
     words = {
         "plugin-name": name,
         "plugin_name": module_name(name),
+        "registered-name": registered_name(name),
+        "registered_name": module_name(registered_name(name)),
         "plugin_kind": kind,
         "PluginName": class_prefix(name),
         "plugin-author": author,
         "plugin-year": str(date.today().year),
+        "plugin-ruff": "ruff",  # by its own name ruff would take it for the settings of the templates
         "ruvattn>=0": f"ruvattn>={__version__}",
         "RUVATTN_API = 0": f"RUVATTN_API = {API_VERSION}",
     }
@@ -88,10 +91,11 @@ def plugin_files(name: str, *, kind: str = "score", cython: bool = False, author
 def _texts(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield path and text of every template of a folder."""
     for entry in folder.iterdir():
+        if entry.name.startswith((".", "__pycache__")):
+            continue  # what a tool has left here
         name = f".{entry.name}" if entry.name in _DOTTED else entry.name
         if entry.is_dir():
-            if name != "__pycache__":
-                yield from _texts(entry, f"{prefix}{name}/")
+            yield from _texts(entry, f"{prefix}{name}/")
         else:
             yield prefix + name, entry.read_text(encoding="utf-8")
 

@@ -25,11 +25,14 @@ LENGTHS = (1, 2, 6, 19)
 
 def _part(aggregate: Aggregate) -> Part:
     """Return the calls that an aggregate fits into."""
-    return Part(aggregate, "aggregate", value_widths=_widths(aggregate), key_heads=getattr(aggregate, "conformance_heads", None))
+    only = getattr(aggregate, "conformance_widths", None)
+    heads = getattr(aggregate, "conformance_heads", None)
+    return Part(aggregate, "aggregate", value_widths=_widths(aggregate), only_value_widths=only, key_heads=heads)
 
 
 def _widths(aggregate: Aggregate) -> tuple[int, ...]:
-    return tuple(limited("value_width", width) for width in getattr(aggregate, "conformance_widths", WIDTHS))
+    only = getattr(aggregate, "conformance_widths", None)
+    return tuple(limited("value_width", width, only) for width in only or WIDTHS)
 
 
 def _lengths() -> tuple[int, ...]:

@@ -99,6 +99,21 @@ class _Benchmarks(ABC):
         return _MADE[key]
 
 
+    def teardown(self, name: str, threads: int) -> None:
+        """Leave everything as it was before `setup`; called by asv.
+
+        Parameters
+        ----------
+        name, threads : object
+            As for `setup`.
+        """
+        # asv calls this too after a setup that skipped. Parts are told in each call how many threads to use: there is nothing to undo.
+        if hasattr(self, "threads_before"):
+            import ruvattn
+
+            ruvattn.set_num_threads(self.threads_before)
+
+
 _MADE: dict[tuple[type, str], Any] = {}
 
 
@@ -197,20 +212,6 @@ class VariantBenchmarks(_Benchmarks):
         self.queries = normal((KEYS, WIDTH), seed=0)
         self.few = self.queries[:QUERIES]
         self.query = self.queries[0]
-
-    def teardown(self, variant: str, threads: int) -> None:
-        """Compute with as many threads as before; called by asv.
-
-        Parameters
-        ----------
-        variant, threads : object
-            As for `setup`.
-        """
-        # asv calls this too after a setup that skipped.
-        if hasattr(self, "threads_before"):
-            import ruvattn
-
-            ruvattn.set_num_threads(self.threads_before)
 
     def time_sequence(self, variant: str, threads: int) -> None:
         """Time the sequence.

@@ -227,7 +227,7 @@ def sample(subject: Any, role: str, shape: tuple[int, ...], dtype: Any, seed: in
     draw = getattr(subject, "conformance_inputs", None)
     made = rng.standard_normal(shape) if draw is None else np.asarray(draw(rng, role, shape))
     require(made.shape == shape, f"conformance_inputs must return an array of shape {shape}, got {made.shape}")
-    return drawn(role, made.astype(dtype))
+    return drawn(role, made.astype(dtype), of_domain=draw is not None)
 
 
 def require_gradient(found: Any, function: Callable[[np.ndarray], float], at: Any, name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,6 +84,8 @@ class Part:
         The argument of `ruvattn.attention` that it goes to.
     widths, value_widths : tuple of int
         Widths of queries and keys, and of values, to be tried.
+    only_widths, only_value_widths : sequence of int or None
+        Those that there may be at all; None: any.
     batch, heads, key_heads, lq, lk : int or None
         What is fixed; None: any.
     """
@@ -92,6 +94,8 @@ class Part:
     keyword: str
     widths: tuple[int, ...] = WIDTHS
     value_widths: tuple[int, ...] = WIDTHS
+    only_widths: Sequence[int] | None = None
+    only_value_widths: Sequence[int] | None = None
     batch: int | None = None
     heads: int | None = None
     key_heads: int | None = None
@@ -118,8 +122,8 @@ class Part:
                 heads, key_heads = limited_heads(heads, key_heads)
             lq = limited("queries", lq) if self.lq is None else self.lq
             lk = limited("keys", lk) if self.lk is None else self.lk
-            width = limited("width", self.widths[at % len(self.widths)])
-            value_width = limited("value_width", self.value_widths[(at + 2) % len(self.value_widths)])
+            width = limited("width", self.widths[at % len(self.widths)], self.only_widths)
+            value_width = limited("value_width", self.value_widths[(at + 2) % len(self.value_widths)], self.only_value_widths)
             yield Shape(lead, heads, key_heads, lq, lk, width, value_width)
 
     def large_shapes(self) -> Iterator[Shape]:

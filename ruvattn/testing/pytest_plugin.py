@@ -10,7 +10,6 @@ pytest finds the module `ruvattn_pytest`, not this one; it hands over here.
 from __future__ import annotations
 
 import hashlib
-import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +20,13 @@ import numpy as np
 import pytest
 
 from .. import plugins
+from ..entries import Origin
 from ..errors import PluginError
-from ..registry import Origin, Registry, builtin_entries
+from ..registry import Registry, builtin_entries
 from ..threads import get_num_threads, set_num_threads
 from .cases import float_dtypes
 from .runner import FAMILIES, Check, Example, Subject, checks_of, explain, suite
-from .table import Cell, Line, lines
+from .table import MARKS, Cell, Line, lines
 
 __all__ = ["TriedPlugins", "configure", "dtype", "generator", "parametrize", "registry", "threads"]
 
@@ -39,8 +39,17 @@ PROPERTY = "ruvattn"
 
 def names_in(words: Iterable[str]) -> list[str]:
     """Split what is given on the command line at commas outside brackets: options of a variant have some, too."""
-    found = [name.strip() for word in words for name in re.split(r",(?![^(\[]*[)\]])", word)]
-    return list(dict.fromkeys(filter(None, found)))
+    found: list[str] = []
+    for word in words:
+        found.append("")
+        depth = 0
+        for character in word:
+            depth += (character in "([{") - (character in ")]}")
+            if character == "," and depth <= 0:
+                found.append("")
+            else:
+                found[-1] += character
+    return list(dict.fromkeys(filter(None, map(str.strip, found))))
 
 
 def _registered(subject: Subject) -> str:
@@ -88,7 +97,10 @@ def configure(config: pytest.Config) -> None:
     pytest.UsageError
         If a name is that of no variant.
     """
-    names = names_in(config.getoption("ruvattn_variant"))
+    given = config.getoption("ruvattn_variant")
+    names = names_in(given)
+    if given and not names:
+        raise pytest.UsageError(f"--ruvattn-variant must name a variant, such as standard, got {','.join(given)!r}")
     chosen = _chosen(names, "--ruvattn-variant", pytest.UsageError) if names else []
     config.pluginmanager.register(Suites(chosen), "ruvattn-suites")
     if not hasattr(config, "workerinput"):  # workers of pytest-xdist send their reports
@@ -108,8 +120,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     pytest.Collector.CollectError
         If its marker or the configuration file names a variant, or a distribution, that is not there.
     """
-    own = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args and "ruvattn_variant" in _argument_names(mark.args[0])]
-    if own:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if any("ruvattn_variant" in _argument_names(mark.args[0] if mark.args else mark.kwargs.get("argnames", "")) for mark in marks):
         return
     config = metafunc.config
     marker = metafunc.definition.get_closest_marker("ruvattn_variant")
@@ -209,7 +221,11 @@ class Suites:
                 subject = item.callspec.id.removesuffix(f"-{check.name}")  # type: ignore[attr-defined]
                 item.user_properties.append((PROPERTY, [check.family, subject, check.name]))
         for subject in self.subjects:
-            items += ConformanceSuite.from_parent(session, name=subject.name, nodeid=f"ruvattn::{subject.name}", subject=subject).collect()
+            # As pytest collects its own: so they are counted, and plugins that look at collecting see them.
+            collector = ConformanceSuite.from_parent(session, name=subject.name, nodeid=f"ruvattn::{subject.name}", subject=subject)
+            report = session.ihook.pytest_make_collect_report(collector=collector)
+            session.ihook.pytest_collectreport(report=report)
+            items += report.result
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -226,7 +242,9 @@ class Table:
         for name, value in report.user_properties:
             if name == PROPERTY and (report.when == "call" or report.outcome != "passed"):
                 what: Any = value  # family, subject and check
-                self.cells.append(Cell._make([*what, "xfailed" if hasattr(report, "wasxfail") else report.outcome]))
+                status = "xfailed" if hasattr(report, "wasxfail") and report.outcome == "skipped" else report.outcome
+                if status in MARKS:  # and not, for example, "rerun" of pytest-rerunfailures
+                    self.cells.append(Cell._make([*what, status]))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table."""
@@ -235,8 +253,9 @@ class Table:
             return
         terminalreporter.section("checks × subjects" if _shows(writer) else "checks by subjects")
         # With several workers they come in any order.
-        order = {(family, check.name): at for family in FAMILIES for at, check in enumerate(checks_of(family))}
-        cells = sorted(self.cells, key=lambda cell: (FAMILIES.index(cell.family), order[cell.family, cell.check], cell.subject))
+        order = {(family, check.name): (at, place) for at, family in enumerate(FAMILIES) for place, check in enumerate(checks_of(family))}
+        last = (len(FAMILIES), 0)  # checks of somebody's own
+        cells = sorted(self.cells, key=lambda cell: (*order.get((cell.family, cell.check), last), cell.family, cell.check, cell.subject))
         for line in lines(cells, width=writer.fullwidth, ascii_only=not _shows(writer)):
             _write(writer, line)
 

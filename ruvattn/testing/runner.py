@@ -575,7 +575,9 @@ def suite(name: str = "all", *, distributions: Iterable[str] | None = None) -> l
 
 def _registered(family: str, info: Any, get: Callable[..., Any]) -> list[Subject]:
     """Make the subjects of one registered name."""
-    from ..registry import REQUIRED, _find
+    from ..entries import REQUIRED
+    from ..registry import _find
+    from .pasting import remember
 
     factory = _find(family, info.name).factory
     given = getattr(factory, "conformance_options", None) or _BUILTIN_OPTIONS.get((family, info.name))
@@ -591,12 +593,12 @@ def _registered(family: str, info: Any, get: Callable[..., Any]) -> list[Subject
         arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
         name = f"{info.name}({arguments})" if arguments else info.name
         if family == "variant":
-            made = functools.partial(get, info.name, **options)
-            made.conformance_sizes = getattr(factory, "conformance_sizes", None)  # type: ignore[attr-defined]
-            subjects.append(Subject(name, family, made))
+            subjects.append(Subject(name, family, functools.partial(get, info.name, **options)))
             continue
         try:
-            subjects.append(Subject(name, family, get(info.name, **options)))
+            target = get(info.name, **options)
+            remember(target, functools.partial(get, info.name, **options))
+            subjects.append(Subject(name, family, target))
         except Exception as error:
             subjects.append(Subject(name, family, None, f"its factory {explain(error)}", broken=True))
     return subjects

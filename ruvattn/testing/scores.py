@@ -41,11 +41,17 @@ FARTHEST = 1e15
 
 def _part(score: Score) -> Part:
     """Return the calls that a score fits into."""
-    widths = getattr(score, "conformance_widths", None)
+    widths = only = getattr(score, "conformance_widths", None)
     if widths is None:
-        widths = WIDTHS if not score.splits or REST in score.splits else (sum(score.splits),)
+        widths = WIDTHS
+        if score.splits and REST in score.splits:  # a rest of at least one column
+            least = sum(n for n in score.splits if n != REST) + 1
+            widths = dict.fromkeys(max(width, least) for width in WIDTHS)
+            only = range(least, max(widths) + 1)
+        elif score.splits:
+            widths = only = (sum(score.splits),)
     heads = {np.shape(value)[0] for value in score.params.values() if np.ndim(value)}
-    return Part(score, "score", tuple(widths), heads=heads.pop() if heads else None)
+    return Part(score, "score", tuple(widths), only_widths=only, heads=heads.pop() if heads else None)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -101,9 +107,9 @@ def _logits(score: Score, tile: Tile) -> np.ndarray:
 
 def _tiles(score: Score) -> Iterator[tuple[int, int, int]]:
     """Yield rows, keys and widths of tiles to try, smallest first."""
-    widths = _part(score).widths
-    plans = ((m, n, widths[at % len(widths)]) for at, (m, n) in enumerate(TILES))
-    yield from dict.fromkeys((limited("queries", m), limited("keys", n), limited("width", width)) for m, n, width in plans)
+    part = _part(score)
+    plans = ((m, n, part.widths[at % len(part.widths)]) for at, (m, n) in enumerate(TILES))
+    yield from dict.fromkeys((limited("queries", m), limited("keys", n), limited("width", width, part.only_widths)) for m, n, width in plans)
 
 
 def _numpy_form(score: Score, width: int) -> Score:
@@ -320,9 +326,10 @@ def col_terms_vjp_matches_differences(score: Score) -> None:
 
 
 def _terms_vjp(score: Score, side: str) -> None:
-    heads = _part(score).heads or 2
-    for length, width in zip((1, 4), _part(score).widths[:2], strict=False):
-        length, width = limited("queries" if side == "row" else "keys", length), limited("width", width)
+    part = _part(score)
+    heads = part.heads or 2
+    for length, width in zip((1, 4), part.widths[:2], strict=False):
+        length, width = limited("queries" if side == "row" else "keys", length), limited("width", width, part.only_widths)
         x = sample(score, "query" if side == "row" else "key", (heads, length, width), np.float64, 0)
         pos = np.arange(length, dtype=np.int64)
         if not _terms(score, side, x, pos):

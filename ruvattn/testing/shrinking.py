@@ -36,8 +36,8 @@ SECONDS = 1.0
 ALL_AT_ONCE = (1, 2, 3, 4, 6, 9, 16)
 """Limits that are tried for all dimensions together."""
 
-ONE_BY_ONE = (0, 1, 2, 3, 4, 5, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 256, 512, 1024)
-"""Limits that are tried for each."""
+LONG = 8
+"""Up to there every limit of a dimension is tried. One that is longer is halved: what fails from the 33rd row on is to be found in a second, too."""
 
 FEW = 24
 """Arrays of so many numbers are written out, and their numbers made simpler one by one."""
@@ -142,7 +142,7 @@ def _kind(error: BaseException) -> tuple[str, ...]:
     from .runner import CheckFailure
 
     if isinstance(error, CheckFailure):
-        promise = re.split(r"(?:[:,] got |[:,] raised |: the RMS error|: expected | in place of )", str(error))[0]
+        promise = re.split(r"(?:[:,] got |[:,] raised |: the RMS error|: expected | in place of | \(the first index )", str(error))[0]
         promise = re.sub(r"-?\b(?:\d[\d_,.]*(?:e[+-]?\d+)?|inf|nan)\b", "#", promise)
         return ("", re.sub(r"[(\[][#, ]*[)\]]", "#", promise))
     frames = traceback.extract_tb(error.__traceback__)
@@ -168,6 +168,7 @@ class _Search:
         self.check, self.subject = check, subject
         self.kind = _kind(error)
         self.error = error
+        self.warned = isinstance(error, Warning)  # which the filters that are in use have made an error
         self.best = Trial()
         self.sound = _sound(check.family)
         self.deadline = time.monotonic() + seconds
@@ -197,7 +198,8 @@ class _Search:
 
     def attempt(self, subject: Any, trial: Trial) -> Exception | None:
         with playing(trial), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            if not self.warned:
+                warnings.simplefilter("ignore")
             try:
                 self.check._call(subject)
             except unittest.SkipTest:
@@ -216,7 +218,8 @@ class _Search:
         always = again is not None and _kind(again) == self.kind
         if always and again is not None:
             self.error, self.best = again, last
-        limits = {name: limit for name, limit in self.best.limits.items() if name in self.best.asked}
+        # Where there is nothing as short as the limit, it is what there was.
+        limits = {name: max(limit, self.best.asked[name]) for name, limit in self.best.limits.items() if name in self.best.asked}
         return Smallest(self.error, self.code(limits, always), limits, self.best.arrays, always)
 
     # --- lengths ------------------------------------------------------------------------------------------------------
@@ -237,19 +240,33 @@ class _Search:
         now = self.best.asked.get(name)
         if now is None:
             return False
-        for limit in ONE_BY_ONE:
-            if limit >= now:
-                return False
-            if limit >= DIMENSIONS[name] and self.fails({**self.best.limits, name: limit}, {}):
-                return True
-        return False
+        least = passes = DIMENSIONS[name]
+        if now > LONG and self.shortens(name, least):
+            return True
+        while self.length(name) > max(passes + 1, LONG):
+            half = (passes + self.length(name)) // 2
+            if not self.shortens(name, half):
+                passes = half
+        if self.length(name) <= LONG:
+            any(self.shortens(name, limit) for limit in range(least, self.length(name)))
+        return self.length(name) < now
+
+    def length(self, name: str) -> int:
+        """Return how long a dimension is now."""
+        return self.best.asked.get(name, 0)
+
+    def shortens(self, name: str, limit: int) -> bool:
+        """Try a limit; a subject that takes some lengths only may be given no less by it, and then nothing is gained."""
+        before = self.length(name)
+        return self.fails({**self.best.limits, name: limit}, {}) and self.length(name) < before
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
     def simplify(self) -> None:
         """Make numbers simpler, unless the subject draws points of a domain, of which nobody knows which are simple."""
-        free = not hasattr(getattr(self.subject, "func", self.subject), "conformance_inputs")
+        of_domain = self.best.of_domain
         for role, array in list(self.best.drawn.items()):
+            free = role not in of_domain
             for candidate in _simpler(role, array) if free else ():
                 if self.fails(self.best.limits, {**self.best.arrays, role: candidate}):
                     break
@@ -280,7 +297,7 @@ class _Search:
         if not self.best.drawn:
             lines.append("# no arrays are drawn here: it is the subject itself, or the lengths and positions it is asked about" if limits else
                          "# no arrays are drawn here: it is the subject itself")  # fmt: skip
-        elif hasattr(getattr(self.subject, "func", self.subject), "conformance_inputs"):
+        elif self.best.of_domain:
             lines.append("# inputs are drawn by the subject's own conformance_inputs")
         if not always:
             lines.append("# it does not fail each time: try it several times")
@@ -294,7 +311,7 @@ class _Search:
         if len(call) > 120:
             call = "replay(\n    " + ",\n    ".join(arguments) + ",\n)"
         imports = ["import numpy as np"] if "np." in call else []
-        return "\n".join([*imports, "from ruvattn.testing import replay", *lines, "", call])
+        return "\n".join([*dict.fromkeys([*imports, "from ruvattn.testing import replay", *lines]), "", call])
 
 
 def _simpler(role: str, array: np.ndarray) -> Iterator[np.ndarray]:

@@ -19,11 +19,12 @@ from ..errors import AttentionError, CheckpointError, DimensionMismatchError, In
 from ..interfaces import Gradients, TrainableAttention
 from ..threads import threads_of_call
 from .cases import case, float_dtypes, in_threads, require, require_close, require_same_bits
+from .masking import Tried
 from .parts import THREAD_COUNTS, expect_error
 from .runner import CheckList, NotApplicable
 from .slopes import Curve, curve_of, require_gradients
 from .trial import drawn
-from .variants import LENGTHS, Arrays, Factory, _arrays, _described, _make, _option_sets, _sizes, _supported, _widths
+from .variants import LENGTHS, Arrays, Factory, _arrays, _described, _make, _maskings, _option_sets, _sizes, _supported, _widths
 
 CHECKS = CheckList("variant")
 
@@ -260,19 +261,20 @@ def gradients_of_what_is_masked_are_zero(factory: Factory) -> None:
     """Keys and values that no query sees have gradients of zero, and gradients are finite where a query sees nothing."""
     layer = _trainable(factory)
     arrays = _arrays(layer, (2,), 5, 8, np.float64)
-    lq, lk = arrays[0].shape[-2], arrays[1].shape[-2]
-    hidden = np.arange(lk) % 3 == 1
-    mask = np.broadcast_to(~hidden, (lq, lk)).copy()
-    mask[lq // 2] = False
-    with case(**_described(layer, arrays), mask=mask):
-        out = _supported(layer, *arrays, mask=mask)
-        if out is None:
-            raise NotApplicable("it takes no mask")
-        gradients = _back(layer, _upstream(out))
-        for name, gradient in (("keys", gradients.keys), ("values", gradients.values)):
-            require(not gradient[..., hidden, :].any(), f"{name} that no query sees must have gradients of zero")
-        for name, gradient in _all(gradients).items():
-            require(np.isfinite(gradient).all(), f"the gradient of {name} must be finite")
+    tried = Tried()
+    for masking in _maskings(arrays):
+        hidden = ~masking.seen.any(-2)
+        with case(**_described(layer, arrays), **masking.options):
+            out = tried.call(layer, *arrays, masking=masking)
+            if out is None or (masking.seen.any(-1).all() and not hidden.any()):
+                continue
+            tried.used = True
+            gradients = _back(layer, _upstream(out))
+            for name, gradient in (("keys", gradients.keys), ("values", gradients.values)):
+                require(not gradient[hidden].any(), f"{name} that no query sees must have gradients of zero ({masking.kind})")
+            for name, gradient in _all(gradients).items():
+                require(np.isfinite(gradient).all(), f"the gradient of {name} must be finite ({masking.kind})")
+    tried.require_some("hides all keys from a query, or a key from all queries")
 
 
 @CHECKS

@@ -9,7 +9,7 @@ input is found (shrinking.py), and how it is tried again (`ruvattn.testing.repla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -50,15 +50,25 @@ class Trial:
         self.arrays = {role: np.asarray(array, np.float64) for role, array in (arrays or {}).items()}
         self.asked: dict[str, int] = {}
         self.drawn: dict[str, np.ndarray] = {}
+        self.of_domain: set[str] = set()
 
-    def limited(self, name: str, length: int) -> int:
-        """Return the length, or the limit of that dimension if it is less."""
+    def limited(self, name: str, length: int, among: Iterable[int] | None = None) -> int:
+        """Return the length, or the limit of that dimension if it is less; the next below it of those that there may be, or the least."""
         found = min(length, self.limits.get(name, length))
-        self.asked[name] = max(found, self.asked.get(name, 0))
+        if among is not None and found < length:
+            there = [n for n in among if n <= length]
+            found = max((n for n in there if n <= found), default=min(there, default=length))
+        self.note(name, found)
         return found
 
-    def draw(self, role: str, array: np.ndarray) -> np.ndarray:
-        """Return the array, or that given in its place if there is one of its shape."""
+    def note(self, name: str, length: int) -> None:
+        """Note how long a dimension has been."""
+        self.asked[name] = max(length, self.asked.get(name, 0))
+
+    def draw(self, role: str, array: np.ndarray, of_domain: bool = False) -> np.ndarray:
+        """Return the array, or that given in its place if there is one of its shape; note whether the subject has drawn it, from a domain."""
+        if of_domain:
+            self.of_domain.add(role)
         given = self.arrays.get(role)
         if given is not None and given.shape == array.shape:
             array = given.astype(array.dtype)
@@ -80,10 +90,10 @@ def playing(trial: Trial) -> Iterator[Trial]:
         _current.reset(token)
 
 
-def limited(name: str, length: int) -> int:
-    """Return how long a dimension is to be that would otherwise have a length."""
+def limited(name: str, length: int, among: Iterable[int] | None = None) -> int:
+    """Return how long a dimension is to be that would otherwise have a length; one of some lengths, where the subject takes no others."""
     trial = _current.get()
-    return length if trial is None else trial.limited(name, length)
+    return length if trial is None else trial.limited(name, length, among)
 
 
 def limited_lead(lead: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,6 +102,22 @@ def limited_lead(lead: tuple[int, ...]) -> tuple[int, ...]:
         return lead
     lengths = tuple(limited("batch", length) for length in lead)
     return lengths if all(lengths) else ()
+
+
+def limited_size(size: tuple[int, int], among: Sequence[tuple[int, int]] | None = None) -> tuple[int, int]:
+    """Return the width and the number of heads of a variant to try, a multiple and what divides it; one of some pairs, if it is made for these."""
+    trial = _current.get()
+    if trial is None:
+        return size
+    width, heads = (min(length, trial.limits.get(name, length)) for name, length in zip(("width", "heads"), size, strict=True))
+    if (width, heads) != size:
+        if among is None:
+            width = max(width // heads, 1) * heads
+        else:
+            width, heads = max((pair for pair in among if pair[0] <= width and pair[1] <= heads), default=min(among))
+    trial.note("width", width)
+    trial.note("heads", heads)
+    return width, heads
 
 
 def limited_heads(heads: int, key_heads: int) -> tuple[int, int]:
@@ -103,7 +129,7 @@ def limited_heads(heads: int, key_heads: int) -> tuple[int, int]:
     return fewer, max(n for n in range(1, key_heads + 1) if fewer % n == 0)
 
 
-def drawn(role: str, array: np.ndarray) -> np.ndarray:
-    """Return the array to use where one was drawn."""
+def drawn(role: str, array: np.ndarray, of_domain: bool = False) -> np.ndarray:
+    """Return the array to use where one was drawn; by the subject itself, if it is of a domain that nobody else knows."""
     trial = _current.get()
-    return array if trial is None else trial.draw(role, array)
+    return array if trial is None else trial.draw(role, array, of_domain)

@@ -7,14 +7,15 @@ about it; one whose context does not hold queries, keys and values is compared t
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import reference
+from .. import reference, registry
 from ..aggregates import Aggregate, WeightedSum
 from ..errors import (
     AttentionError,
@@ -38,9 +39,10 @@ from .cases import (
     require_same_bits,
     sample,
 )
+from .masking import Masking, Tried, maskings
 from .parts import THREAD_COUNTS, expect_error, lse_rounding
 from .runner import CheckList, NotApplicable
-from .trial import limited, limited_lead
+from .trial import limited, limited_lead, limited_size
 
 CHECKS = CheckList("variant")
 
@@ -55,13 +57,18 @@ LENGTHS = (((), 1, 1), ((), 1, 4), ((), 5, 3), ((2,), 6, 11), ((2, 1), 33, 70))
 
 
 def _sizes(factory: Factory) -> tuple[tuple[int, int], ...]:
-    return tuple(_limited_size(*size) for size in getattr(factory, "conformance_sizes", None) or SIZES)
+    stated = _stated_sizes(factory)
+    return tuple(limited_size(size, stated) for size in stated or SIZES)
 
 
-def _limited_size(embed_dim: int, num_heads: int) -> tuple[int, int]:
-    heads = limited("heads", num_heads)
-    width = limited("width", embed_dim)
-    return (embed_dim, num_heads) if (width, heads) == (embed_dim, num_heads) else (max(width // heads, 1) * heads, heads)
+def _stated_sizes(factory: Any) -> Sequence[tuple[int, int]] | None:
+    """Return ``conformance_sizes`` of a factory, or of the registered one that a partial of `ruvattn.create` names."""
+    stated: Any = getattr(factory, "conformance_sizes", None)
+    if stated is None and isinstance(factory, functools.partial):
+        if factory.func is registry.create and factory.args and factory.args[0] in registry.variants():
+            return _stated_sizes(registry._find("variant", factory.args[0]).factory)
+        return _stated_sizes(factory.func)
+    return None if stated is None else tuple(tuple(size) for size in stated)
 
 
 def _make(factory: Factory, size: tuple[int, int] | None = None, **options: Any) -> Attention:
@@ -222,11 +229,12 @@ def shapes_and_dtypes(factory: Factory) -> None:
                 wanted = width.setdefault(key, out.shape[-1])
                 require(out.shape[-1] == wanted, f"the output must have one width for all shapes and dtypes, {wanted}, got {out.shape[-1]}")
                 require(out.dtype == dtype, f"the output must have the dtype of q, {dtype}, got {out.dtype}")
-                pair = layer(*arrays, return_lse=True)
-                require(isinstance(pair, tuple) and len(pair) == 2, "return_lse=True must return a pair")
-                lse = pair[1]
-                if lse is None:
+                pair = _supported(layer, *arrays, return_lse=True)
+                if pair is None:  # it has none
                     continue
+                require(isinstance(pair, tuple) and len(pair) == 2, "return_lse=True must return a pair, or raise UnsupportedError")
+                lse = pair[1]
+                require(isinstance(lse, np.ndarray), f"the lse must be an array, got {type(lse).__name__}")
                 wanted_shape = (*q.shape[:-2], layer.config.num_heads, q.shape[-2])
                 require(lse.shape == wanted_shape, f"the lse must have shape {wanted_shape}, got {lse.shape}")
 
@@ -469,54 +477,126 @@ def weights_are_of_this_threads_last_call(factory: Factory) -> None:
     require(layer.get_attention_weights() is None, "after reset(), get_attention_weights() must return None")
 
 
-def _with_mask(layer: Attention, arrays: Arrays, mask: np.ndarray) -> Any:
-    answer = _supported(layer.forward_with_context, *arrays, mask=mask)
-    if answer is None:
-        raise NotApplicable("it takes no mask")
-    return answer
+def _maskings(arrays: Arrays) -> list[Masking]:
+    """Return all that may hide keys in a call with these arrays."""
+    (*lead, lq, _), lk = arrays[0].shape, arrays[1].shape[-2]
+    return maskings(tuple(lead), lq, lk)
 
 
 @CHECKS
 def masked_has_no_influence(factory: Factory) -> None:
-    """What is masked can be anything, NaN where that is not refused: it changes nothing."""
+    """What no query may see can be anything, NaN where that is not refused: it changes nothing, whatever it is that hides it."""
+    tried = Tried()
     poisons: list[tuple[float, dict[str, Any]]] = [(1e15, {}), (-1e30, {})]
     if "check_finite" in _make(factory).config.options:
         poisons += [(np.nan, {"check_finite": False}), (np.inf, {"check_finite": False})]
-    for poison, options in poisons:
-        for (lead, lq, lk), size in zip(LENGTHS[1:], (*_sizes(factory), _sizes(factory)[-1]), strict=False):
-            layer = _make(factory, size, **options)
-            arrays = _arrays(layer, lead, lq, lk)
-            lq, lk = arrays[0].shape[-2], arrays[1].shape[-2]
-            seen = np.arange(lk) % 3 != 1
-            mask = np.broadcast_to(seen, (lq, lk))
-            expected, _ = _with_mask(layer, arrays, mask)
-            q, k, v = (array.copy() for array in arrays)
-            k[..., ~seen, :] = v[..., ~seen, :] = poison
-            with case(f"masked keys and values set to {poison}", **_described(layer, arrays)):
-                found, _ = _with_mask(layer, (q, k, v), mask)
-                tolerance = _tolerance(layer, arrays, mask=mask)
-                require_close(found, expected, tolerance, "what is masked must have no influence")
+    for (lead, lq, lk), size in zip(LENGTHS[1:], (*_sizes(factory), _sizes(factory)[-1]), strict=False):
+        layers = [_make(factory, size, **options) for _, options in poisons]
+        arrays = _arrays(layers[0], lead, lq, lk)
+        for masking in _maskings(arrays):
+            hidden = ~masking.seen.any(-2)
+            with case(**_described(layers[0], arrays), **masking.options):
+                expected = tried.call(layers[0], *arrays, masking=masking)
+                if expected is None or not hidden.any():
+                    continue
+                tried.used = True
+            # All of them where a mask hides keys; of the rest one that is finite, and NaN.
+            for (poison, options), layer in list(zip(poisons, layers, strict=True))[:: 1 if masking.kind == "mask" else 2]:
+                q, k, v = (array.copy() for array in arrays)
+                k[hidden] = v[hidden] = poison
+                with case(f"masked keys and values set to {poison}", **_described(layer, arrays), **masking.options, **options):
+                    found = layer(q, k, v, **masking.options)
+                    if np.array_equal(found, expected):
+                        continue
+                    tolerance = _tolerance(layers[0], arrays, **masking.options)
+                    require_close(found, expected, tolerance, f"what is masked must have no influence ({masking.kind})")
+    tried.require_some("hides a key from all queries")
 
 
 @CHECKS
 def empty_rows_are_zeros(factory: Factory) -> None:
-    """A query that may attend to nothing gives zeros before projection, zero weights, and a lse of −inf."""
+    """A query that may attend to nothing gives zeros before projection, zero weights, and a lse of −inf, whatever it is that hides all keys."""
+    tried = Tried()
     for layer, arrays in _cases(factory):
-        lq, lk = arrays[0].shape[-2], arrays[1].shape[-2]
-        mask = np.ones((lq, lk), bool)
-        row = lq // 2
-        mask[row] = False
-        with case(f"row {row} masked", **_described(layer, arrays)):
-            out, context = _with_mask(layer, arrays, mask)
-            require(np.isfinite(out).all(), "a row that may attend to nothing must be finite")
-            if _has_arithmetic(context):
-                empty = context.out[..., row, :]
-                require(not empty.any(), f"a row that may attend to nothing must be zeros, got {empty.ravel()[:3]}")
-                require(np.isneginf(context.lse[..., row]).all(), "the lse of a row that may attend to nothing must be -inf")
-            elif not _parameters(layer):
-                require(not out[..., row, :].any(), f"a row that may attend to nothing must be zeros, got {out[..., row, :].ravel()[:3]}")
-            weights = layer.get_attention_weights(context)
-            require(weights is None or not weights[..., row, :].any(), "the weights of a row that may attend to nothing must be zeros")
+        for masking in _maskings(arrays):
+            empty = ~masking.seen.any(-1)
+            with case(**_described(layer, arrays), **masking.options):
+                answer = tried.call(layer.forward_with_context, *arrays, masking=masking)
+                if answer is None or not empty.any():
+                    continue
+                tried.used = True
+                out, context = answer
+                require(np.isfinite(out).all(), "a row that may attend to nothing must be finite")
+                if _has_arithmetic(context):
+                    found = context.out.swapaxes(-3, -2)[empty]
+                    require(not found.any(), f"a row that may attend to nothing must be zeros, got {found[found != 0][:3]}")
+                    require(np.isneginf(context.lse.swapaxes(-2, -1)[empty]).all(), "the lse of a row that may attend to nothing must be -inf")
+                elif all(array.ndim < 2 for array in _parameters(layer).values()):  # there is no projection
+                    found = out[empty]
+                    require(not found.any(), f"a row that may attend to nothing must be zeros, got {found[found != 0][:3]}")
+                weights = layer.get_attention_weights(context)
+                none = weights is None or not weights.swapaxes(-3, -2)[empty].any()
+                require(none, "the weights of a row that may attend to nothing must be zeros")
+    tried.require_some("leaves a query without keys")
+
+
+@CHECKS
+def masks_hide_what_they_say(factory: Factory) -> None:
+    """Masks, causal, window, key_lengths and query_offset hide the pairs that they say and no others: what a row must not see does not change it."""
+    tried = Tried()
+    for lead, lq, lk in (((), 1, 2), ((), 4, 3), ((2,), 3, 6)):
+        layer = _make(factory)
+        arrays, others = (_arrays(layer, lead, lq, lk, np.float64, seed) for seed in (0, 1))
+        influence: dict[str, Any] = {}
+        for masking in _maskings(arrays):
+            with case(**_described(layer, arrays), **masking.options):
+                out = tried.call(layer, *arrays, masking=masking)
+                if out is None:
+                    continue
+                tried.used = True
+                tolerance = _many_roundings(out)
+                plain = repr(masking.plain)
+                if plain not in influence:
+                    influence[plain] = _seen_without(layer, arrays, others, masking.plain)
+                hidden = ~masking.seen
+                shown = np.zeros_like(hidden) if influence[plain] is None else masking.seen & influence[plain]
+                for key in range(hidden.shape[-1]):
+                    with case(f"key {key}"):
+                        if hidden[..., key].any():
+                            moved = _moved_by(layer, arrays, others, key, out, "key", **masking.options)
+                            rows = np.argwhere((moved > tolerance) & hidden[..., key]).tolist()
+                            promise = f"a row must not change with a key that it does not see ({masking.kind})"
+                            require(not rows, f"{promise}, got another row {rows[:1]}")
+                        if shown[..., key].any():
+                            moved = _moved_by(layer, arrays, others, key, out, "value", **masking.options)
+                            rows = np.argwhere((moved <= tolerance) & shown[..., key]).tolist()
+                            promise = f"a row must change with the value of a key that it sees ({masking.kind})"
+                            require(not rows, f"{promise}, got the same row {rows[:1]}")
+    tried.require_some("hides a key")
+
+
+def _many_roundings(out: np.ndarray) -> float:
+    """Return what rows may differ by that have the same keys; more than that a key makes whose weight is not 0."""
+    return 4096 * float(np.finfo(out.dtype).eps) * max(1.0, float(np.abs(out).max(initial=0.0)))
+
+
+def _moved_by(layer: Attention, arrays: Arrays, others: Arrays, key: int, out: np.ndarray, what: str, **options: Any) -> np.ndarray:
+    """Return by how much rows change, (..., Lq), where a value, or a key and its value, is another one."""
+    q, k, v = (array.copy() for array in arrays)
+    v[..., key, :] = others[2][..., key, :]
+    if what == "key":
+        k[..., key, :] = others[1][..., key, :]
+    change: np.ndarray = np.abs(layer(q, k, v, **options) - out).max(-1)
+    return change
+
+
+def _seen_without(layer: Attention, arrays: Arrays, others: Arrays, options: dict[str, Any]) -> np.ndarray | None:
+    """Return which pairs clearly attend where nothing of a call hides any, (..., Lq, Lk): a variant may have a pattern of its own."""
+    out = _supported(layer, *arrays, **options)
+    if out is None:
+        return None
+    moved = [_moved_by(layer, arrays, others, key, out, "value", **options) for key in range(arrays[1].shape[-2])]
+    return np.stack(moved, -1) > 1000 * _many_roundings(out)
 
 
 # --- state and threads ------------------------------------------------------------------------------------------------
@@ -753,6 +833,7 @@ def extremes_stay_finite(factory: Factory) -> None:
             inputs[f"queries, keys and values of {factor:g}"] = (q * f, k * f, v * f)
     for name, arrays in inputs.items():
         with case(name, **_described(layer, arrays)):
-            out, lse = layer(*arrays, return_lse=True)
+            out, context = layer.forward_with_context(*arrays)
             require(np.isfinite(out).all(), "finite input must give finite output")
+            lse = context.lse
             require(lse is None or not np.isnan(lse).any(), "finite input must not give NaN in the lse")

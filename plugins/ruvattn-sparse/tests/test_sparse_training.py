@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ruvattn
-from ruvattn.errors import InvalidInputError
+from ruvattn.errors import CheckpointError, InvalidInputError
 from ruvattn.testing.slopes import require_gradients
 from ruvattn.training import SGD
 
@@ -195,6 +195,14 @@ def test_a_step_and_a_checkpoint(tmp_path):
     other.load_checkpoint(tmp_path / "layer")
     np.testing.assert_array_equal(other(*arrays()), layer(*arrays()))
     assert not np.array_equal(layer(*arrays()), out)
+
+
+def test_a_checkpoint_of_other_random_blocks_is_refused(tmp_path):
+    layer = layer_of("bigbird", learn=("scale",), seed=1)
+    layer.save_checkpoint(tmp_path / "layer")
+    layer_of("bigbird", learn=("scale",), seed=1).load_checkpoint(tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="is of a variant with seed 1, and this one has 2"):
+        layer_of("bigbird", learn=("scale",), seed=2).load_checkpoint(tmp_path / "layer")
 
 
 def test_options_of_a_question_that_is_no_call_leave_the_last_call_as_it_was():

@@ -114,8 +114,8 @@ def test_an_option_that_is_no_packing_is_refused(lengths):
 
 
 def test_the_demo_takes_topics_for_documents(x):
-    layer, topics = make(), ["a", "b", "a", "c", "b", "a", "a", "c", "b"]
+    layer, topics, others = make(), ["a", "b", "a", "c", "b", "a", "a", "c", "b"], [0, 1, 2, 3, 5, 6, 7, 8]
     options, line = layer.demo_options(4, topics)
-    layer(x[0, 4:5], x[0], x[0], **options)
-    assert (layer.get_attention_weights()[0, 0] > 0).tolist() == [topic == "b" for topic in topics]
-    assert line == "sees the 3 sentences of its own topic, of 3"
+    layer(x[0, 4:5], x[0, others], x[0, others], **options)
+    assert (layer.get_attention_weights()[0, 0] > 0).tolist() == [topics[i] == "b" for i in others]
+    assert line == "sees the 2 other sentences of its own topic, of 3"

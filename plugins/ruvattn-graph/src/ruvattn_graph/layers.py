@@ -335,7 +335,7 @@ class AttentionGNNLayer(TrainableAttention):
         parts: dict[str, np.ndarray] = {}
         if self._norm_first:
             if self.attention._check_finite:
-                check_finite(given, "x")  # a row that isn't would be NaN throughout, of no name
+                check_finite(given, "x", self.attention.config.options)  # a row that isn't would be NaN throughout, of no name
             read = self._norm("norm_1", given, None, parts, threads)
         else:
             read = given

@@ -120,4 +120,6 @@ class DocumentAttention(HeadwiseAttention):
     def demo_options(self, row, topics):
         """Return what ``ruvattn demo`` calls it with: sentences of one topic as a document, in pieces."""
         names, ids = np.unique(topics, return_inverse=True)
-        return {"ids": ids, "query_offset": row}, f"sees the {np.sum(ids == ids[row])} sentences of its own topic, of {len(names)}"
+        others = np.delete(ids, row)  # the sentence that asks is none of the keys: it stands behind them
+        note = f"sees the {np.sum(others == ids[row])} other sentences of its own topic, of {len(names)}"
+        return {"ids": np.append(others, ids[row]), "query_offset": others.size}, note

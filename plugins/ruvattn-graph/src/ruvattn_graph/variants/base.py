@@ -436,7 +436,7 @@ class GraphVariant(OneNode, LayerParameters, GraphBackward, GraphSteps, Headwise
         if self._check_finite:
             for at, (x, name) in enumerate(zip(inputs, names, strict=True)):
                 if not any(x is inputs[other] for other in range(at)):
-                    check_finite(x, name)
+                    check_finite(x, name, self._config.options)
         self._check_degree(graph)
         if self.softmax and graph.has_negative_weight:
             raise InvalidInputError(

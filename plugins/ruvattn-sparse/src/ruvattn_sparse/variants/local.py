@@ -204,6 +204,7 @@ class BigBirdAttention(SparseVariant):
     attention_type = "bigbird"
     positional = True
     own_options = ("block_size", "window_blocks", "global_blocks", "random_blocks", "seed", "length")
+    checkpoint_options = ("seed",)  # of the random blocks: with another one, what was learned is put to other keys
 
     def __init__(
         self,

@@ -13,16 +13,16 @@ from ruvattn.testing.benchmarks import (
 
 
 class PluginName(VariantBenchmarks):
-    """The layer that ``ruvattn.create("plugin-name", …)`` makes."""
+    """The layer that ``ruvattn.create("registered-name", …)`` makes."""
 
-    variant = "plugin-name"
+    variant = "registered-name"
 # only score
 
 
 class PluginNameScore(ScoreBenchmarks):
     """The score by itself."""
 
-    score = "plugin-name"
+    score = "registered-name"
 # end only
 # only pattern
 
@@ -30,5 +30,5 @@ class PluginNameScore(ScoreBenchmarks):
 class PluginNamePattern(PatternBenchmarks):
     """The pattern by itself."""
 
-    pattern = "plugin-name"
+    pattern = "registered-name"
 # end only

@@ -52,7 +52,7 @@ def test_attention_is_that_of_the_mask():
 
 def test_the_variant_has_the_pattern():
     x = np.random.default_rng(0).standard_normal((40, 8))
-    layer = ruvattn.create("plugin-name", embed_dim=8, num_heads=2, near=3)
+    layer = ruvattn.create("registered-name", embed_dim=8, num_heads=2, near=3)
     layer(x)
     assert np.array_equal(layer.get_attention_weights() > 0, np.broadcast_to(pairs(40, 40, 3), (2, 40, 40)))
 

@@ -22,17 +22,17 @@ def test_a_logit_is_the_cosine_times_the_gain(gain):
 
 def test_the_length_of_a_vector_does_not_matter():
     q, k, v = points(3, 20, 8)
-    expected = ruvattn.attention(q, k, v, score="plugin-name")
-    np.testing.assert_allclose(ruvattn.attention(100 * q, 0.01 * k, v, score="plugin-name"), expected, rtol=0, atol=1e-12)
+    expected = ruvattn.attention(q, k, v, score="registered-name")
+    np.testing.assert_allclose(ruvattn.attention(100 * q, 0.01 * k, v, score="registered-name"), expected, rtol=0, atol=1e-12)
 
 
 def test_a_vector_of_length_zero_scores_zero():
     q, k = points(1, 8), np.zeros((3, 8))
-    assert ruvattn.attention_logits(q, k, score="plugin-name").tolist() == [[0.0, 0.0, 0.0]]
+    assert ruvattn.attention_logits(q, k, score="registered-name").tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_the_gain_can_be_learned():
-    layer = ruvattn.create("plugin-name", embed_dim=8, num_heads=2, gain=3.0, learn=("score.gain",))
+    layer = ruvattn.create("registered-name", embed_dim=8, num_heads=2, gain=3.0, learn=("score.gain",))
     x = points(10, 8)
     out = layer(x)
     gradient = layer.backward(out).params["score.gain"]

@@ -27,13 +27,13 @@ def test_the_output_is_attention_of_queries_and_keys_of_unit_size(eps):
 
 def test_the_length_of_queries_and_keys_does_not_matter():
     q, k, v = numbers(3, 20, 8)
-    layer = ruvattn.create("plugin-name", embed_dim=8, num_heads=2)
+    layer = ruvattn.create("registered-name", embed_dim=8, num_heads=2)
     np.testing.assert_allclose(layer(1e3 * q, 1e2 * k, v), layer(q, k, v), rtol=0, atol=1e-4)
 
 
 def test_the_gradient_is_the_slope():
     x, dout, step = numbers(5, 8), numbers(5, 8, seed=1), 1e-6
-    layer = ruvattn.create("plugin-name", embed_dim=8, num_heads=2)
+    layer = ruvattn.create("registered-name", embed_dim=8, num_heads=2)
     layer(x)
     gradient = layer.backward(dout).total()
     direction = numbers(5, 8, seed=2)
@@ -42,7 +42,7 @@ def test_the_gradient_is_the_slope():
 
 
 def test_vectors_of_zeros_and_huge_ones_give_numbers():
-    layer = ruvattn.create("plugin-name", embed_dim=8, num_heads=2)
+    layer = ruvattn.create("registered-name", embed_dim=8, num_heads=2)
     x = np.stack([np.zeros(8), np.full(8, 1e30)]).astype(np.float32)
     assert np.isfinite(layer(x)).all()
     assert np.isfinite(layer.backward(np.ones_like(x)).total()).all()
@@ -51,4 +51,4 @@ def test_vectors_of_zeros_and_huge_ones_give_numbers():
 @pytest.mark.parametrize("eps", [0, -1.0, math.nan, math.inf, "1", None, True])
 def test_an_eps_that_is_none_is_refused(eps):
     with pytest.raises(InvalidInputError, match="eps must be a number from 1e-30"):
-        ruvattn.create("plugin-name", embed_dim=8, eps=eps)
+        ruvattn.create("registered-name", embed_dim=8, eps=eps)

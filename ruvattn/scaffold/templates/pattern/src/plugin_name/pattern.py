@@ -110,7 +110,7 @@ class PluginNameAttention(HeadwiseAttention):
         Those of `ruvattn.headwise.HeadwiseAttention`.
     """
 
-    attention_type = "plugin-name"  # the name that it is registered by
+    attention_type = "registered-name"  # the name that it is registered by
     positional = True  # the pattern goes by the position of a query: a single one stands at the last key
 
     def __init__(self, embed_dim, num_heads=1, *, near=16, **options):

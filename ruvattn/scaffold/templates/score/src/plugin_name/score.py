@@ -9,7 +9,6 @@ one number for each query, one for each key, and the parameters. So no array of 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import ruvattn
@@ -47,11 +46,12 @@ class PluginNameScore(Score):
     """
 
     symmetric = True  # exchanging query and key changes nothing, which saves the engine turning tiles around
-    domains: ClassVar = {"gain": (0.0, math.inf)}  # a step of learning that would leave the interval is taken back
+    domains = {"gain": (0.0, math.inf)}  # a step of learning that would leave the interval is taken back
     conformance_options = ({}, {"gain": 0.5})  # what the conformance suite tries
 
-    # For each dtype the compiled (forward, derivative). A dtype that is missing is computed by the methods below.  # only cython
-    kernels: ClassVar = {  # only cython
+    # For each dtype the compiled (forward, derivative). A dtype that is missing is computed by the methods below, and the  # only cython
+    # conformance suite compares both: so the form in NumPy needs no name of its own.  # only cython
+    kernels = {  # only cython
         dtype: tuple(LowLevelCallable.from_cython(_compiled, name + dtype) for name in ("logits_", "logits_vjp_"))  # only cython
         for dtype in ("float32", "float64")  # only cython
     }  # only cython
@@ -107,8 +107,8 @@ def _inverse_length_vjp(x, gradient):
     return slope[..., None] * x
 
 
-def plugin_name_attention(embed_dim, num_heads=1, *, gain=10.0, **options):
-    """Return the variant ``plugin-name``: ``standard`` with the score ``plugin-name``; it takes the options of ``standard``.
+def registered_name_attention(embed_dim, num_heads=1, *, gain=10.0, **options):
+    """Return the variant ``registered-name``: ``standard`` with the score ``registered-name``; it takes the options of ``standard``.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def plugin_name_attention(embed_dim, num_heads=1, *, gain=10.0, **options):
     gain : float or sequence of num_heads floats, default 10.0
         As for `PluginNameScore`; ``learn=("score.gain",)`` makes it a parameter of each head.
     **options
-        Those of `ruvattn.builtin.StandardAttention`.
+        Those of `ruvattn.builtin.standard.StandardAttention`.
 
     Returns
     -------
@@ -127,5 +127,5 @@ def plugin_name_attention(embed_dim, num_heads=1, *, gain=10.0, **options):
         A new layer.
     """
     # By name, so that its configuration can be stored: ruvattn finds the score when it is made anew.
-    score = {"score": "plugin-name", "score_options": {"gain": gain}}
+    score = {"score": "registered-name", "score_options": {"gain": gain}}
     return ruvattn.create("standard", embed_dim=embed_dim, num_heads=num_heads, **score, **options)

@@ -43,13 +43,13 @@ class PluginNameAttention(HeadwiseAttention):
     Examples
     --------
     >>> import numpy as np, ruvattn
-    >>> layer = ruvattn.create("plugin-name", embed_dim=4)
+    >>> layer = ruvattn.create("registered-name", embed_dim=4)
     >>> x = np.array([[1.0, 2.0, 3.0, 4.0], [40.0, 30.0, 20.0, 10.0]])
     >>> np.allclose(layer(x, 5 * x, x), layer(x, x, x))
     True
     """
 
-    attention_type = "plugin-name"  # the name that it is registered by
+    attention_type = "registered-name"  # the name that it is registered by
 
     def __init__(self, embed_dim, num_heads=1, *, eps=1e-6, **options):
         if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 1e-30 <= eps < float("inf"):

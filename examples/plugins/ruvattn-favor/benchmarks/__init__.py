@@ -1,0 +1,1 @@
+"""What asv times of ruvattn-favor."""
