@@ -133,7 +133,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #888; font-weight: 600; } td { border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
 th.text, td.text { text-align: left; } td.wide { white-space: normal; width: 60%; }
-tr.other td { background: #fff6dd; } .tag { background: #e0a100; color: #fff; border-radius: .6rem; padding: .05rem .5rem; font-size: .8rem; }
+tr.other td { background: #fff6dd; } .tag { background: #f2c14e; color: #222; border-radius: .6rem; padding: .05rem .5rem; font-size: .8rem; }
 td.bar { min-width: 9rem; background: linear-gradient(to right, #bcd4ec var(--share), transparent var(--share)); }
 tr.other td.bar { background: linear-gradient(to right, #f2cf6b var(--share), #fff6dd var(--share)); }
 .failed { color: #b00020; } .note { color: #666; }

@@ -18,6 +18,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from sphinx.ext import autosummary
+
 import ruvattn
 
 HERE = Path(__file__).resolve().parent
@@ -59,6 +61,7 @@ highlight_language = "python"
 
 # Named, since Sphinx would look through the pages of the last build only, and miss new ones.
 autosummary_generate = sorted(str(page.relative_to(HERE)) for page in HERE.glob("reference/*.md"))
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("eq.",)  # a full stop that ends no summary
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings have them, with shapes
 autodoc_mock_imports = ["torch", "transformers"]  # ruvattn.integrations is read without them

@@ -1,6 +1,6 @@
 """A graph half of whose edges mislead: attention learns which to trust, and shows it edge by edge.
 
-    python examples/graph.py --out graph.png           needs ruvattn and ruvattn-graph, and matplotlib and networkx for the picture; ten seconds
+    python examples/graph.py --out graph.png           needs ruvattn and ruvattn-graph, and matplotlib and networkx for the picture; five seconds
 
 600 nodes are in four communities. A node has ten neighbours or so, five in its own community and five in the others; its features hint at the
 community, with much noise. Of each edge there are two numbers: one is larger, on average, where both ends are of one community, and the other says

@@ -40,8 +40,8 @@ PUBLIC = {
     "registry", "scaffold", "scores", "selection", "sparse_mask", "testing", "threads", "trainable", "training",
 }  # fmt: skip
 INTERNAL = {
-    "__main__", "backward_rows", "call", "cli", "dropout", "edges_backward_rows", "entries", "gradient_sums", "headwise_inputs", "kernels", "key_ranges",
-    "listed", "pattern_algebra", "planning", "refusals", "residues", "running", "validation",
+    "__main__", "backward_rows", "call", "cli", "dropout", "edges_backward_rows", "entries", "gradient_sums", "headwise_inputs", "kernels",
+    "key_ranges", "listed", "pattern_algebra", "planning", "refusals", "residues", "running", "validation",
 }  # fmt: skip
 
 # A property says in its one line what it is; what implements or overrides is documented where it is declared.

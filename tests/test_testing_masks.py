@@ -12,7 +12,7 @@ import test_testing_gradients as of_gradients
 import ruvattn
 from ruvattn import reference
 from ruvattn.errors import UnsupportedError
-from ruvattn.testing import run_checks
+from ruvattn.testing import run_checks, variants
 from ruvattn.testing.masking import maskings
 
 MASKED = ("masked_has_no_influence", "empty_rows_are_zeros", "masks_hide_what_they_say")
@@ -219,6 +219,17 @@ def test_what_it_takes_that_shows_nothing_is_said():
     found = outcomes(takes("causal"), [*MASKED, OF_GRADIENTS])
     assert [name for name, result in found.items() if result.status == "skipped"] == ["empty_rows_are_zeros"]
     assert found["empty_rows_are_zeros"].message.startswith("nothing that it takes leaves a query without keys; it takes causal, and refuses mask")
+
+
+def test_what_follows_may_cut_off_a_change_and_is_no_flaw(monkeypatch):
+    class Cuts(parts.WithoutContext):
+        def attend(self, q, k=None, v=None, **options):
+            out, context = super().attend(q, k, v, **options)
+            return out * (out.mean(-1, keepdims=True) > 0), context
+
+    assert outcomes(Cuts, ["masks_hide_what_they_say"])["masks_hide_what_they_say"].status == "passed"
+    monkeypatch.setattr(variants, "_still_unmoved", lambda rows, *_, **options: rows)
+    assert outcomes(Cuts, ["masks_hide_what_they_say"])["masks_hide_what_they_say"].status == "failed"  # with one draw that is all there is to see
 
 
 def test_a_pattern_of_its_own_hides_more_and_is_no_flaw():
