@@ -7,10 +7,12 @@
     python asv_benchmarks/dashboard.py --existing .venv/bin/python   what is installed there, as the newest commit: nothing is built
     python asv_benchmarks/dashboard.py --quick --bench rbf           one sample each, of benchmarks that match, in a dashboard of their own
     python asv_benchmarks/dashboard.py --no-run                      only publish and serve
+    python asv_benchmarks/dashboard.py --no-run --forget demo-x      take a third-party plugin off the pages; --forget again for more
 
     dashboard_commits.py   which commits                 dashboard_suite.py    the suite, with the plugins' own; asv's configuration
-    dashboard_build.py     builds one, inside asv        dashboard_pages.py    publishes, serves
-    asv_keep.py            saves results as they come    dashboard_assets.py   what the pages load, from beside them
+    dashboard_build.py     builds one, inside asv        dashboard_imports.py  leaves out plugins' benchmarks that can't be imported
+    asv_keep.py            saves results as they come    dashboard_pages.py    publishes, serves
+                                                         dashboard_assets.py   what the pages load, from beside them
                                                          dashboard_table.py    variants side by side
 
 asv works on clones: neither the checkout nor its index is touched. `make dashboard` runs this with COMMITS="…" and DASHBOARD="…".
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--commits", action="append", default=[], metavar="RANGE", help="what to measure: A..B, a commit; repeatable  [the newest]")
     made.add_argument("--steps", type=int, metavar="N", help=f"at most so many commits, spread over the range; 0: all  [{dashboard_commits.STEPS}]")
     made.add_argument("--plugin", action="append", default=[], type=Path, metavar="PATH", help="a third-party plugin's project; may be given again")
+    made.add_argument("--forget", action="append", default=[], metavar="NAME", help="a plugin to take off the pages; may be given again")
     made.add_argument("--existing", type=Path, metavar="PYTHON", help="measure what is installed there, as the newest commit")
     made.add_argument("--isas", metavar="NAMES", help="instruction sets to build, separated by commas, or all  [the one that this machine uses]")
     made.add_argument("--quick", action="store_true", help="one sample of each: to try it, not to compare")
@@ -85,6 +88,8 @@ def check(options: argparse.Namespace) -> None:
     InvalidInputError
         If it can't work.
     """
+    if find_spec("fcntl") is None:
+        raise InvalidInputError("the dashboard needs Linux or macOS: it locks and links files in ways that Windows lacks. There, it runs in WSL")
     for pattern in options.bench:
         try:
             re.compile(pattern)
@@ -164,13 +169,15 @@ def choose_isas(wanted: str | None) -> str:
     return ",".join(names)
 
 
-def asv_runner(suite: Suite) -> Callable[..., int]:
+def asv_runner(suite: Suite, commit: Commit | None = None) -> Callable[..., int]:
     """Return what runs asv with a suite's configuration, and hands Ctrl-C on to it.
 
     Parameters
     ----------
     suite : Suite
         The suite, written.
+    commit : Commit, optional
+        What an interpreter that is there is entered as: asv tells benchmarks the commit only where it builds it.
 
     Returns
     -------
@@ -178,6 +185,8 @@ def asv_runner(suite: Suite) -> Callable[..., int]:
         Takes asv's arguments, returns its exit code.
     """
     environment = {**os.environ, "PIP_CONSTRAINT": suite.constraints.as_uri()}  # pip would take a path with a space for two
+    if commit is not None:
+        environment["ASV_COMMIT"] = commit.hash
     if suite.isas:
         environment["RUVATTN_BUILD_ISAS"] = suite.isas
     else:
@@ -224,7 +233,8 @@ def measure(options: argparse.Namespace, suite: Suite, commits: Sequence[Commit]
 
     if not Path(MachineCollection.get_machine_file_path()).exists():
         asv("machine", "--yes")
-    before = suite.known()
+    before, logs = suite.known(), suite.import_logs()
+    suite.remember_names()
     arguments = ["--no-pull", "--show-stderr"]
     if options.quick:
         arguments.append("--quick")
@@ -235,22 +245,26 @@ def measure(options: argparse.Namespace, suite: Suite, commits: Sequence[Commit]
     if python is not None:
         arguments += ["--environment", f"existing:{python}", "--set-commit-hash", commits[0].hash]
     else:
-        for log in suite.logs.glob("*.txt"):
-            if log.name.startswith(tuple(commit.hash for commit in commits)):
-                log.unlink()
+        for commit in commits:  # those of plugins stay until dashboard_build.py tries again: asv may find the commit measured or installed
+            (suite.logs / f"{commit.hash}.txt").unlink(missing_ok=True)
         listing = suite.place / "commits.txt"
         listing.write_text("".join(f"{commit.hash}\n" for commit in commits))
         arguments.append(f"HASHFILE:{listing}")
     try:
         code = asv("run", *arguments)
     finally:
+        left_out = suite.left_out(logs)
         suite.keep_others(before)
     failed = {commit.hash: suite.logs / f"{commit.hash}.txt" for commit in commits if (suite.logs / f"{commit.hash}.txt").exists()}
     for commit in commits:
         if commit.hash in failed:
             say(f"{commit.short} doesn't build, and has a gap in every graph: {failed[commit.hash]}")
-        for log in sorted(suite.logs.glob(f"{commit.hash}-*.txt")):
-            say(f"{log.stem.removeprefix(commit.hash + '-')} doesn't go with {commit.short}, and has a gap there: {log}")
+        for plugin in suite.plugins:
+            log = suite.logs / f"{commit.hash}-{plugin.name}.txt"
+            if python is None and log.exists():
+                say(f"{plugin.name} doesn't go with {commit.short}, and has a gap there: {log}")
+    for line in left_out:
+        say(line)
     if code not in (0, 2):  # 2: something failed, which the pages show
         reason = "no commit of these builds" if failed and len(failed) == len(commits) else "what asv said stands above"
         raise InvalidInputError(f"nothing was measured: {reason}")
@@ -275,13 +289,16 @@ def run(options: argparse.Namespace) -> None:
     commits, total = dashboard_commits.select(REPOSITORY, options.commits, options.steps)
     isas = "" if python or options.no_run else choose_isas(options.isas)
     suite = Suite(plugins, quick=options.quick, isas=isas)
+    suite.check_forgotten(options.forget)
     if not options.no_run:
         check_changes(options)
         say(_intention(commits, total, isas, python))
     with suite.alone():
+        if options.forget:
+            suite.forget(options.forget)
         dashboard_assets.bring(suite.folder / "assets")  # before hours of measuring: it may want the network
         suite.write(dashboard_commits.branches(REPOSITORY, commits))
-        asv = asv_runner(suite)
+        asv = asv_runner(suite, commits[0] if python else None)
         if not options.no_run:
             try:
                 measure(options, suite, commits, python, asv)

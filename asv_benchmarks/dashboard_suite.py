@@ -2,21 +2,22 @@
 
     .asv/suite/asv.conf.json         that of this folder, with absolute paths and other commands
                benchmarks/           links to the modules of this folder's suite
-                 demo_x/             links to those of demo-x's folder benchmarks/
+                 demo_x/             links to those of demo-x's folder benchmarks/, none of which asv finds where one can't be imported
+                 _imports.py         dashboard_imports.py, which sees to that
                asv_keep.py           saves results one by one
                plan.json             what dashboard_build.py does
          plugins/demo-x/             demo-x's sources as they were when the dashboard was started
          results/  html/             of full runs, as `asv run` in this folder writes them
          quick/results/  html/       of quick ones, whose single samples would spoil the others
          env/, env-v3/               environments: with every instruction set, with some
-         logs/                       of builds that failed
+         logs/                       of builds that failed; benchmarks/ of benchmarks that can't be imported
+         distributions.json          what benchmarks' names begin with to the plugin, those of earlier runs included
 
 All of it is made anew for each run, but results, environments and logs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -61,7 +62,11 @@ class Plugin:
     @property
     def module(self) -> str:
         """What its benchmarks' names begin with."""
-        return re.sub(r"[-_.]+", "_", self.name).lower()
+        return _module(self.name)
+
+
+def _module(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "_", distribution).lower()
 
 
 def read_plugin(path: Path) -> Plugin:
@@ -166,6 +171,8 @@ class Suite:
         InvalidInputError
             If there is another.
         """
+        import fcntl  # here, for Windows has none and is to be told so
+
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             try:
@@ -197,6 +204,7 @@ class Suite:
         for file in sorted((FOLDER / "benchmarks").glob("*.py")):
             if file.name != "__init__.py":
                 (folder / file.name).symlink_to(file)
+        (folder / "_imports.py").symlink_to(FOLDER / "dashboard_imports.py")
         # Benchmarks of plugins import their base classes by this name, under versions that have another definition or none.
         (folder / "__init__.py").write_text(
             '"""Links to benchmarks, written by asv_benchmarks/dashboard_suite.py."""\n\n'
@@ -219,7 +227,12 @@ class Suite:
         shutil.copytree(plugin.path, source, ignore=ignore, ignore_dangling_symlinks=True)  # such as editors leave
         folder = self.place / "benchmarks" / plugin.module
         folder.mkdir()
-        (folder / "__init__.py").touch()
+        (folder / "__init__.py").write_text(
+            f'"""Links to the benchmarks of {plugin.name}, written by asv_benchmarks/dashboard_suite.py."""\n\n'
+            "from .. import _imports\n\n"
+            f"__path__ = _imports.importable(__name__, __path__, {str(self.logs / 'benchmarks')!r}, {plugin.name!r})\n",
+            encoding="utf-8",
+        )
         for entry in sorted((source / "benchmarks").iterdir()):
             if entry.name != "__init__.py":
                 (folder / entry.name).symlink_to(entry)
@@ -258,15 +271,48 @@ class Suite:
         dict
             By name; empty before the first run.
         """
-        try:
-            return json.loads((self.results / "benchmarks.json").read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise InvalidInputError(f"{self.results / 'benchmarks.json'} is no JSON ({error}): remove it, the next run writes it") from error
+        return self._read(self.results / "benchmarks.json")
+
+    def import_logs(self) -> dict[Path, int]:
+        """Return the logs of this run's plugins whose benchmarks couldn't be imported.
+
+        Returns
+        -------
+        dict
+            Each to when it was written, in nanoseconds.
+        """
+        names = {plugin.name for plugin in self.plugins}
+        logs = sorted((self.logs / "benchmarks").glob("*-*.txt"))
+        return {log: log.stat().st_mtime_ns for log in logs if log.stem.partition("-")[2] in names}
+
+    def left_out(self, before: dict[Path, int]) -> list[str]:
+        """Say which plugins' benchmarks couldn't be imported in a run; call it before `keep_others`.
+
+        Parameters
+        ----------
+        before : dict
+            What `import_logs` returned before the run.
+
+        Returns
+        -------
+        list of str
+            A line for each plugin of whose benchmarks asv found none, or else for each commit where they are missing. What is missing only
+            because the plugin itself doesn't go with a commit is not mentioned again.
+        """
+        found = {name.partition(".")[0] for name in self.known()}
+        lines = {}
+        for log, written in self.import_logs().items():
+            commit, _, name = log.stem.partition("-")
+            if before.get(log) == written:
+                continue
+            if _module(name) not in found:
+                lines[name] = f"{name}'s benchmarks can't be imported, and are left out of this run: {log}"
+            elif not (self.logs / log.name).exists():
+                lines[log.stem] = f"{name}'s benchmarks can't be imported with {commit[:8]}, and have gaps there: {log}"
+        return list(lines.values())
 
     def keep_others(self, before: dict[str, Any]) -> None:
-        """Keep the benchmarks of plugins that were measured before and are not part of this run: asv forgets them.
+        """Keep the benchmarks of plugins that were measured before and are not part of this run, or can't be imported: asv forgets them.
 
         Parameters
         ----------
@@ -274,11 +320,11 @@ class Suite:
             What `known` returned before the run.
         """
         now = self.known()
-        own = {file.stem for file in (FOLDER / "benchmarks").glob("*.py")} | {plugin.module for plugin in self.plugins}
-        others = {name: found for name, found in before.items() if isinstance(found, dict) and name not in now and name.partition(".")[0] not in own}
+        found = {name.partition(".")[0] for name in now}  # nothing of a plugin whose benchmarks can't be imported
+        own = {file.stem for file in (FOLDER / "benchmarks").glob("*.py")} | ({plugin.module for plugin in self.plugins} & found)
+        others = {name: kept for name, kept in before.items() if isinstance(kept, dict) and name not in now and name.partition(".")[0] not in own}
         if now and others:
-            with replacing(self.results / "benchmarks.json") as file:
-                file.write(json.dumps(now | others, indent=4, sort_keys=True).encode())
+            self._write(self.results / "benchmarks.json", now | others)
 
     def remember_names(self) -> dict[str, str]:
         """Return which distribution the benchmarks of a plugin belong to, those of earlier runs included, and remember the plugins of this one.
@@ -288,12 +334,66 @@ class Suite:
         dict
             What names of benchmarks begin with to the name of the distribution.
         """
-        place = self.folder / "distributions.json"
-        names = json.loads(place.read_text()) if place.exists() else {}
-        names |= {plugin.module: plugin.name for plugin in self.plugins}
-        with replacing(place) as file:
-            file.write(json.dumps(names, indent=2).encode())
+        names = self._names() | {plugin.module: plugin.name for plugin in self.plugins}
+        self._write(self.folder / "distributions.json", names)
         return names
+
+    def check_forgotten(self, distributions: Sequence[str]) -> None:
+        """Find out whether there is what is to be forgotten.
+
+        Parameters
+        ----------
+        distributions : sequence of str
+            Names of third-party plugins.
+
+        Raises
+        ------
+        InvalidInputError
+            If a name is of no plugin with benchmarks here, or of one that is to be measured.
+        """
+        names = self._names()
+        for name in distributions:
+            if _module(name) in {plugin.module for plugin in self.plugins}:
+                raise InvalidInputError(f"--forget {name} and --plugin with its project exclude each other")
+            if _module(name) not in names:
+                those = f"there are {', '.join(sorted(names.values()))}" if names else "there is none"
+                raise InvalidInputError(f"--forget {name}: no third-party plugin of that name was measured; {those}")
+
+    def forget(self, distributions: Sequence[str]) -> None:
+        """Take third-party plugins off the pages: their benchmarks and logs, of full runs and of quick ones. Results stay.
+
+        Parameters
+        ----------
+        distributions : sequence of str
+            Names that `check_forgotten` has checked.
+        """
+        modules = {_module(name) for name in distributions}
+        for results in (self.folder / "results", self.folder / "quick" / "results"):
+            known = self._read(results / "benchmarks.json")
+            if kept := {name: found for name, found in known.items() if name.partition(".")[0] not in modules}:
+                self._write(results / "benchmarks.json", kept)
+        for log in [*self.logs.glob("*-*.txt"), *self.logs.glob("benchmarks/*-*.txt")]:
+            if _module(log.stem.partition("-")[2]) in modules:
+                log.unlink()
+        # Last: what is interrupted can be asked for again.
+        self._write(self.folder / "distributions.json", {module: name for module, name in self._names().items() if module not in modules})
+
+    def _names(self) -> dict[str, str]:
+        return self._read(self.folder / "distributions.json")
+
+    @staticmethod
+    def _read(place: Path) -> dict[str, Any]:
+        try:
+            return json.loads(place.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise InvalidInputError(f"{place} is no JSON ({error}): remove it, the next run writes it") from error
+
+    @staticmethod
+    def _write(place: Path, table: dict[str, Any]) -> None:
+        with replacing(place) as file:
+            file.write(json.dumps(table, indent=4, sort_keys=True).encode())
 
 
 def check_interpreter(python: Path, plugins: Sequence[Plugin]) -> Path:

@@ -1,7 +1,9 @@
 """The page that asv has none of: every variant on the same work, side by side, at the newest commit that has a result of it; and what failed.
 
     results of the machine, by commit ─► rows: a variant (a third-party score, a third-party pattern), its distribution, its times ─► variants.html
-    logs of builds that failed ────────► the list of commits below ──► logs/
+    logs of what failed ───────────────► the list of commits below ──► logs/
+
+Of one commit there may be results from several environments: one that was built, and interpreters that were there. The newest time counts.
 """
 
 from __future__ import annotations
@@ -53,10 +55,10 @@ class Row:
         What brings it.
     third_party : bool
         Whether that is a plugin of somebody else.
-    commit : str
-        The commit that the times are of.
     seconds : dict
         Benchmark and threads to the time of a call.
+    commits : dict
+        Benchmark and threads to the commit that the time is of.
     """
 
     kind: str
@@ -64,8 +66,13 @@ class Row:
     benchmark: str
     distribution: str
     third_party: bool
-    commit: str = ""
     seconds: dict[tuple[str, int], float] = field(default_factory=dict)
+    commits: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    @property
+    def commit(self) -> str:
+        """The commit of the time of the whole sequence, on one thread if there is one."""
+        return next((self.commits[column] for column in COLUMNS if column[0] == "time_sequence" and column in self.commits), "")
 
 
 def _distributions() -> dict[str, str]:
@@ -83,13 +90,19 @@ def _values(benchmark: dict[str, Any], result: Any) -> Iterator[tuple[str, int, 
             yield name.strip("'\""), int(threads), value
 
 
+def _newest(results: list[Any], name: str) -> list[Any]:
+    """Return results in the order of their commits, those of one commit by when this benchmark was run, the newest first."""
+    order = {commit: i for i, commit in enumerate(dict.fromkeys(result.commit_hash for result in results))}
+    return sorted(results, key=lambda result: (order[result.commit_hash], -(result.started_at.get(name) or result.date or 0)))
+
+
 def collect(results: list[Any], known: dict[str, Any], plugins: dict[str, str]) -> list[Row]:
     """Make the rows of a machine.
 
     Parameters
     ----------
     results : list of asv.results.Results
-        Its results, the newest commit first.
+        Its results, the newest commit first, those of one commit in any order.
     known : dict
         The benchmarks by name, as asv describes them.
     plugins : dict of str to str
@@ -109,7 +122,7 @@ def collect(results: list[Any], known: dict[str, Any], plugins: dict[str, str]) 
         third_party = prefix in plugins
         if not (third_party or name.startswith(BUILT_IN)) or not any(method == column for column, _ in COLUMNS):
             continue
-        for result in results:
+        for result in _newest(results, name):
             if name not in result.get_result_keys({name: benchmark}):
                 continue
             for subject, threads, seconds in _values(benchmark, result):
@@ -117,11 +130,9 @@ def collect(results: list[Any], known: dict[str, Any], plugins: dict[str, str]) 
                 distribution = plugins[prefix] if third_party else bundled.get(subject, "")
                 row = rows.setdefault((home, subject), Row(benchmark["param_names"][0], subject, home, distribution, third_party))
                 if (method, threads) not in row.seconds:
-                    row.seconds[method, threads] = seconds
-                    if method == "time_sequence":
-                        row.commit = row.commit or result.commit_hash
+                    row.seconds[method, threads], row.commits[method, threads] = seconds, result.commit_hash
     first = next(iter(COLUMNS))
-    whole = [row for row in rows.values() if "time_sequence" in {method for method, _ in row.seconds}]
+    whole = [row for row in rows.values() if row.commit]
     return sorted(whole, key=lambda row: row.seconds.get(first, math.inf))
 
 
@@ -184,7 +195,7 @@ def _table(rows: list[Row], results: list[Any]) -> Iterator[str]:
         return
     first = next(iter(COLUMNS))
     slowest = max(row.seconds.get(first, 0.0) for row in rows)
-    standard = next((row.seconds.get(first) for row in rows if row.name == "standard" and not row.third_party), None)
+    standard = next((row for row in rows if row.name == "standard" and not row.third_party), None)
     titles = "".join(f"<th>{escape(title)}</th>" for title in COLUMNS.values())
     yield f'<table><tr><th class="text">name</th><th class="text">from</th>{titles}<th>× standard</th><th class="text">commit</th></tr>'
     for row in rows:
@@ -193,7 +204,9 @@ def _table(rows: list[Row], results: list[Any]) -> Iterator[str]:
         origin = escape(row.distribution) + (' <span class="tag">third party</span>' if row.third_party else "")
         times = "".join(f"<td>{duration(row.seconds[column]) if column in row.seconds else '–'}</td>" for column in COLUMNS)
         time = row.seconds.get(first)
-        ratio = f"{time / standard:.2f}" if time and standard else "–"
+        # Two commits differ in more than the variant, so that is no comparison.
+        together = standard is not None and first in standard.seconds and standard.commits[first] == row.commits.get(first)
+        ratio = f"{time / standard.seconds[first]:.2f}" if time and together else "–"
         share = 100 * time / slowest if time and slowest else 0
         commit = row.commit[:8] if row.commit == results[0].commit_hash else f'<span class="failed">{row.commit[:8]}, none since</span>'
         yield (
@@ -223,6 +236,12 @@ def _commits(results: list[Any], known: dict[str, Any], logs: Path, pages: Path)
                 shutil.copyfile(log, pages / "logs" / log.name)
                 words = f"{plugin} doesn't go with it" if plugin else "doesn't build"
                 said.append(f'<a class="failed" href="logs/{escape(log.name)}">{escape(words)}</a>')
+        for log in sorted((logs / "benchmarks").glob(f"{name}-*.txt")):
+            if not (logs / log.name).exists():  # otherwise the reason stands there
+                (pages / "logs" / "benchmarks").mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(log, pages / "logs" / "benchmarks" / log.name)
+                words = f"{log.stem.removeprefix(name + '-')}'s benchmarks can't be imported"
+                said.append(f'<a class="failed" href="logs/benchmarks/{escape(log.name)}">{escape(words)}</a>')
         status = ", ".join(said) or '<span class="failed">nothing measured</span>'
         yield f'<tr><td class="text">{name[:8]}</td><td class="text wide">{escape(subjects.get(name, ""))}</td><td class="text">{status}</td></tr>'
     yield "</table>"

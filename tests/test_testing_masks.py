@@ -12,7 +12,7 @@ import test_testing_gradients as of_gradients
 import ruvattn
 from ruvattn import reference
 from ruvattn.errors import UnsupportedError
-from ruvattn.testing import run_checks, variants
+from ruvattn.testing import run_checks, variant_masks
 from ruvattn.testing.masking import maskings
 
 MASKED = ("masked_has_no_influence", "empty_rows_are_zeros", "masks_hide_what_they_say")
@@ -228,7 +228,7 @@ def test_what_follows_may_cut_off_a_change_and_is_no_flaw(monkeypatch):
             return out * (out.mean(-1, keepdims=True) > 0), context
 
     assert outcomes(Cuts, ["masks_hide_what_they_say"])["masks_hide_what_they_say"].status == "passed"
-    monkeypatch.setattr(variants, "_still_unmoved", lambda rows, *_, **options: rows)
+    monkeypatch.setattr(variant_masks, "_still_unmoved", lambda rows, *_, **options: rows)
     assert outcomes(Cuts, ["masks_hide_what_they_say"])["masks_hide_what_they_say"].status == "failed"  # with one draw that is all there is to see
 
 

@@ -16,7 +16,7 @@ import test_testing_gradients as of_gradients
 
 import ruvattn
 from ruvattn.errors import InvalidInputError
-from ruvattn.testing import CheckFailure, check_score, parametrize_with_checks, pasting, replay, run_checks, suite, variants
+from ruvattn.testing import CheckFailure, check_score, layers, parametrize_with_checks, pasting, replay, run_checks, suite
 from ruvattn.testing.pasting import literal, source_of
 from ruvattn.testing.runner import Example, checks_of, family_of
 from ruvattn.testing.shrinking import _kind, smallest
@@ -488,7 +488,7 @@ def test_what_a_suite_made_is_forgotten_with_it(fake_plugins):
 
 def test_a_registered_variant_is_tried_with_its_sizes_when_it_is_pasted(fake_plugins):
     fake_plugins.install("near", REGISTERED)
-    assert variants._sizes(functools.partial(ruvattn.create, "near")) == ((6, 2),)
+    assert layers._sizes(functools.partial(ruvattn.create, "near")) == ((6, 2),)
 
 
 def test_a_repr_is_not_run_if_it_is_more_than_calls():

@@ -21,7 +21,8 @@ What a variant, score, pattern or aggregate promises is a list of named checks t
     scores.py  patterns.py  aggregates.py   the checks of the three parts of attention
       ├─► parts.py                          those that all three share: each part inside whole calls of `ruvattn.attention`
       └─► gradients.py                      those of gradients through such calls
-    variants.py                             the checks of the object API;  masking.py  what may hide keys in a call, of each kind
+    variants.py                             the checks of the object API, on what layers.py makes;  variant_errors.py  of what it refuses
+      ├─► variant_masks.py                  those of masks;  masking.py  what may hide keys in a call, of each kind
       ├─► graphs.py                         those of attention along the edges of a graph
       └─► training.py, graph_training.py    those of what is trainable: gradients, parameters, checkpoints
     cases.py                                inputs, tolerances, words

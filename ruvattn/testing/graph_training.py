@@ -17,11 +17,11 @@ from ..interfaces import Gradients, TrainableAttention
 from ..threads import threads_of_call
 from .cases import case, require_same_bits
 from .graphs import _described, _features, _graph_layer, _Inputs, _inputs, _one_set_layer
+from .layers import Factory, _arrays, _widths
 from .parts import THREAD_COUNTS
 from .runner import CheckList, NotApplicable
 from .training import ROLES, _back, _Call, _curves, _of_roles, _require_slopes, _upstream
 from .trial import limited
-from .variants import Factory, _arrays, _widths
 
 CHECKS = CheckList("variant")
 

@@ -20,10 +20,10 @@ import numpy as np
 from ..errors import AttentionError, DimensionMismatchError, InvalidInputError, UnsupportedError
 from ..interfaces import GraphAttention
 from .cases import another_order, case, float_dtypes, in_threads, require, require_close, require_same_bits, sample
+from .layers import Factory, _make, _parameters, _sizes, _supported, _widths
 from .parts import THREAD_COUNTS, expect_error
 from .runner import CheckList, NotApplicable
 from .trial import limited
-from .variants import Factory, _make, _parameters, _sizes, _supported, _widths
 
 CHECKS = CheckList("variant")
 

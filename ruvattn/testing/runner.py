@@ -273,10 +273,10 @@ def explain(error: BaseException) -> str:
 def checks_of(family: str) -> Iterator[Check]:
     """Yield the checks of a family."""
     # Imported here, for the families build on this module.
-    from . import aggregates, gradients, graph_training, graphs, patterns, scores, training, variants
+    from . import aggregates, gradients, graph_training, graphs, patterns, scores, training, variant_errors, variant_masks, variants
 
     lists = {
-        "variant": (variants.CHECKS, training.CHECKS, graphs.CHECKS, graph_training.CHECKS),
+        "variant": (variants.CHECKS, variant_masks.CHECKS, variant_errors.CHECKS, training.CHECKS, graphs.CHECKS, graph_training.CHECKS),
         "score": (scores.CHECKS, gradients.SCORES),
         "pattern": (patterns.CHECKS, gradients.PATTERNS),
         "aggregate": (aggregates.CHECKS, gradients.AGGREGATES),

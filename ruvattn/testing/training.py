@@ -19,12 +19,14 @@ from ..errors import AttentionError, CheckpointError, DimensionMismatchError, In
 from ..interfaces import Gradients, TrainableAttention
 from ..threads import threads_of_call
 from .cases import case, float_dtypes, in_threads, require, require_close, require_same_bits
+from .layers import LENGTHS, Arrays, Factory, _arrays, _described, _make, _sizes, _supported, _widths
 from .masking import Tried
 from .parts import THREAD_COUNTS, expect_error
 from .runner import CheckList, NotApplicable
 from .slopes import Curve, curve_of, require_gradients
 from .trial import drawn
-from .variants import LENGTHS, Arrays, Factory, _arrays, _described, _make, _maskings, _option_sets, _sizes, _supported, _widths
+from .variant_masks import _maskings
+from .variants import _option_sets
 
 CHECKS = CheckList("variant")
 

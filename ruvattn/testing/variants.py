@@ -7,28 +7,22 @@ about it; one whose context does not hold queries, keys and values is compared t
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import reference, registry
-from ..aggregates import Aggregate, WeightedSum
+from .. import reference
+from ..aggregates import WeightedSum
 from ..errors import (
-    AttentionError,
     DimensionMismatchError,
-    InputTooLargeError,
-    InvalidInputError,
     UnknownVariantError,
-    UnsupportedError,
 )
 from ..headwise import HeadwiseAttention, merge_heads
 from ..interfaces import Attention, AttentionConfig
 from .cases import (
-    accuracy_bounds,
     another_order,
     case,
     float_dtypes,
@@ -37,127 +31,27 @@ from .cases import (
     require_accurate,
     require_close,
     require_same_bits,
-    sample,
 )
-from .masking import Masking, Tried, maskings
+from .layers import (
+    Arrays,
+    Factory,
+    _aggregate,
+    _arrays,
+    _cases,
+    _described,
+    _has_arithmetic,
+    _is_positional,
+    _make,
+    _parameters,
+    _sizes,
+    _supported,
+    _tolerance,
+    _widths,
+)
 from .parts import THREAD_COUNTS, expect_error, lse_rounding
 from .runner import CheckList, NotApplicable
-from .trial import limited, limited_lead, limited_size
 
 CHECKS = CheckList("variant")
-
-Factory = Callable[..., Any]
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-SIZES = ((4, 1), (8, 2), (24, 3))
-"""(embed_dim, num_heads) that are tried, unless the factory's ``conformance_sizes`` says which."""
-
-LENGTHS = (((), 1, 1), ((), 1, 4), ((), 5, 3), ((2,), 6, 11), ((2, 1), 33, 70))
-"""Leading axes, queries and keys that are tried."""
-
-
-def _sizes(factory: Factory) -> tuple[tuple[int, int], ...]:
-    stated = _stated_sizes(factory)
-    return tuple(limited_size(size, stated) for size in stated or SIZES)
-
-
-def _stated_sizes(factory: Any) -> Sequence[tuple[int, int]] | None:
-    """Return ``conformance_sizes`` of a factory, or of the registered one that a partial of `ruvattn.create` names."""
-    stated: Any = getattr(factory, "conformance_sizes", None)
-    if stated is None and isinstance(factory, functools.partial):
-        if factory.func is registry.create and factory.args and factory.args[0] in registry.variants():
-            return _stated_sizes(registry._find("variant", factory.args[0]).factory)
-        return _stated_sizes(factory.func)
-    return None if stated is None else tuple(tuple(size) for size in stated)
-
-
-def _make(factory: Factory, size: tuple[int, int] | None = None, **options: Any) -> Attention:
-    embed_dim, num_heads = _sizes(factory)[-1] if size is None else size
-    layer = factory(embed_dim=embed_dim, num_heads=num_heads, **options)
-    require(isinstance(layer, Attention), f"the factory must return an Attention, got {type(layer).__name__}")
-    return layer
-
-
-def _widths(layer: Attention) -> tuple[int, int, int]:
-    """Return the widths of queries, keys and values; a variant whose keys or values have their own says so."""
-    embed_dim = layer.config.embed_dim
-    key_dim = getattr(layer, "key_dim", None) or embed_dim
-    return embed_dim, key_dim, getattr(layer, "value_dim", None) or embed_dim
-
-
-def _parameters(layer: Attention) -> dict[str, np.ndarray]:
-    method = getattr(layer, "parameters", None)
-    return {} if method is None else method()
-
-
-def _arrays(layer: Attention, lead: tuple[int, ...], lq: int, lk: int, dtype: Any = np.float32, seed: int = 0) -> Arrays:
-    lead, lq, lk = limited_lead(lead), limited("queries", lq), limited("keys", lk)
-    roles, lengths = ("query", "key", "value"), (lq, lk, lk)
-    q, k, v = (
-        sample(layer, role, (*lead, length, width), dtype, seed) for role, length, width in zip(roles, lengths, _widths(layer), strict=True)
-    )
-    return q, k, v
-
-
-def _cases(factory: Factory, dtype: Any = np.float32) -> Iterator[tuple[Attention, Arrays]]:
-    """Yield variants and arrays for them, smallest first."""
-    sizes = _sizes(factory)
-    for at, (lead, lq, lk) in enumerate(LENGTHS):
-        layer = _make(factory, sizes[min(at, len(sizes) - 1)])
-        yield layer, _arrays(layer, lead, lq, lk, dtype)
-
-
-def _described(layer: Attention, arrays: Arrays) -> dict[str, Any]:
-    config = layer.config
-    q, k, v = (tuple(array.shape) for array in arrays)
-    return {"embed_dim": config.embed_dim, "num_heads": config.num_heads, "q": q, "k": k, "v": v, "dtype": arrays[0].dtype.name}
-
-
-def _supported(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call; return None where the variant says that it does not have what is asked."""
-    try:
-        return function(*args, **options)
-    except UnsupportedError:
-        return None
-
-
-def _has_arithmetic(context: Any) -> bool:
-    """Tell whether a context holds what the oracle takes."""
-    return all(isinstance(getattr(context, name, None), np.ndarray) and getattr(context, name).ndim >= 3 for name in ("q", "k", "v", "out"))
-
-
-def _aggregate(context: Any) -> Aggregate:
-    from ..running import as_aggregate
-
-    return as_aggregate(context.options.get("aggregate"))
-
-
-def _is_positional(layer: Attention, arrays: Arrays) -> bool:
-    """Tell whether positions enter: by a mask, a score, or because an offset shows."""
-    from ..running import as_score
-    from . import scores
-
-    out, context = layer.forward_with_context(*arrays)
-    options = getattr(context, "options", {})
-    if any(name in options for name in ("causal", "window", "mask", "bias", "query_offset")):
-        return True
-    if "score" in options and scores._uses_positions(scores._part(as_score(options["score"]))):
-        return True
-    moved = _supported(layer, *arrays, query_offset=3)
-    return moved is not None and not np.allclose(moved, out)
-
-
-def _tolerance(layer: Attention, arrays: Arrays, **options: Any) -> float:
-    """Return by how much two good outputs in float32 may differ: by the naive error of its attention, if that can be told, in units of the output."""
-    out, context = layer.forward_with_context(*arrays, **options)
-    floor = 64 * float(np.finfo(out.dtype).eps) * max(1.0, float(np.abs(out).max(initial=0.0)))
-    if not _has_arithmetic(context):
-        return floor
-    given = (context.q, context.k, context.v)
-    expected = reference.attention(*given, **context.options)
-    naive = reference.attention(*given, precision=np.float32, **context.options)
-    return max(floor, 4 * accuracy_bounds(expected, naive, out.dtype)[1])
-
 
 # --- making one -------------------------------------------------------------------------------------------------------
 
@@ -477,141 +371,6 @@ def weights_are_of_this_threads_last_call(factory: Factory) -> None:
     require(layer.get_attention_weights() is None, "after reset(), get_attention_weights() must return None")
 
 
-def _maskings(arrays: Arrays) -> list[Masking]:
-    """Return all that may hide keys in a call with these arrays."""
-    (*lead, lq, _), lk = arrays[0].shape, arrays[1].shape[-2]
-    return maskings(tuple(lead), lq, lk)
-
-
-@CHECKS
-def masked_has_no_influence(factory: Factory) -> None:
-    """What no query may see can be anything, NaN where that is not refused: it changes nothing, whatever it is that hides it."""
-    tried = Tried()
-    poisons: list[tuple[float, dict[str, Any]]] = [(1e15, {}), (-1e30, {})]
-    if "check_finite" in _make(factory).config.options:
-        poisons += [(np.nan, {"check_finite": False}), (np.inf, {"check_finite": False})]
-    for (lead, lq, lk), size in zip(LENGTHS[1:], (*_sizes(factory), _sizes(factory)[-1]), strict=False):
-        layers = [_make(factory, size, **options) for _, options in poisons]
-        arrays = _arrays(layers[0], lead, lq, lk)
-        for masking in _maskings(arrays):
-            hidden = ~masking.seen.any(-2)
-            with case(**_described(layers[0], arrays), **masking.options):
-                expected = tried.call(layers[0], *arrays, masking=masking)
-                if expected is None or not hidden.any():
-                    continue
-                tried.used = True
-            # All of them where a mask hides keys; of the rest one that is finite, and NaN.
-            for (poison, options), layer in list(zip(poisons, layers, strict=True))[:: 1 if masking.kind == "mask" else 2]:
-                q, k, v = (array.copy() for array in arrays)
-                k[hidden] = v[hidden] = poison
-                with case(f"masked keys and values set to {poison}", **_described(layer, arrays), **masking.options, **options):
-                    found = layer(q, k, v, **masking.options)
-                    if np.array_equal(found, expected):
-                        continue
-                    tolerance = _tolerance(layers[0], arrays, **masking.options)
-                    require_close(found, expected, tolerance, f"what is masked must have no influence ({masking.kind})")
-    tried.require_some("hides a key from all queries")
-
-
-@CHECKS
-def empty_rows_are_zeros(factory: Factory) -> None:
-    """A query that may attend to nothing gives zeros before projection, zero weights, and a lse of −inf, whatever it is that hides all keys."""
-    tried = Tried()
-    for layer, arrays in _cases(factory):
-        for masking in _maskings(arrays):
-            empty = ~masking.seen.any(-1)
-            with case(**_described(layer, arrays), **masking.options):
-                answer = tried.call(layer.forward_with_context, *arrays, masking=masking)
-                if answer is None or not empty.any():
-                    continue
-                tried.used = True
-                out, context = answer
-                require(np.isfinite(out).all(), "a row that may attend to nothing must be finite")
-                if _has_arithmetic(context):
-                    found = context.out.swapaxes(-3, -2)[empty]
-                    require(not found.any(), f"a row that may attend to nothing must be zeros, got {found[found != 0][:3]}")
-                    require(np.isneginf(context.lse.swapaxes(-2, -1)[empty]).all(), "the lse of a row that may attend to nothing must be -inf")
-                elif all(array.ndim < 2 for array in _parameters(layer).values()):  # there is no projection
-                    found = out[empty]
-                    require(not found.any(), f"a row that may attend to nothing must be zeros, got {found[found != 0][:3]}")
-                weights = layer.get_attention_weights(context)
-                none = weights is None or not weights.swapaxes(-3, -2)[empty].any()
-                require(none, "the weights of a row that may attend to nothing must be zeros")
-    tried.require_some("leaves a query without keys")
-
-
-@CHECKS
-def masks_hide_what_they_say(factory: Factory) -> None:
-    """Masks, causal, window, key_lengths and query_offset hide the pairs that they say and no others: what a row must not see does not change it."""
-    tried = Tried()
-    for lead, lq, lk in (((), 1, 2), ((), 4, 3), ((2,), 3, 6)):
-        layer = _make(factory)
-        arrays, others = (_arrays(layer, lead, lq, lk, np.float64, seed) for seed in (0, 1))
-        influence: dict[str, Any] = {}
-        for masking in _maskings(arrays):
-            with case(**_described(layer, arrays), **masking.options):
-                out = tried.call(layer, *arrays, masking=masking)
-                if out is None:
-                    continue
-                tried.used = True
-                tolerance = _many_roundings(out)
-                plain = repr(masking.plain)
-                if plain not in influence:
-                    influence[plain] = _seen_without(layer, arrays, others, masking.plain)
-                hidden = ~masking.seen
-                shown = np.zeros_like(hidden) if influence[plain] is None else masking.seen & influence[plain]
-                for key in range(hidden.shape[-1]):
-                    with case(f"key {key}"):
-                        if hidden[..., key].any():
-                            moved = _moved_by(layer, arrays, others, key, out, "key", **masking.options)
-                            rows = np.argwhere((moved > tolerance) & hidden[..., key]).tolist()
-                            promise = f"a row must not change with a key that it does not see ({masking.kind})"
-                            require(not rows, f"{promise}, got another row {rows[:1]}")
-                        if shown[..., key].any():
-                            moved = _moved_by(layer, arrays, others, key, out, "value", **masking.options)
-                            still = (moved <= tolerance) & shown[..., key]
-                            rows = np.argwhere(_still_unmoved(still, layer, arrays, key, **masking.options)).tolist()
-                            promise = f"a row must change with the value of a key that it sees ({masking.kind})"
-                            require(not rows, f"{promise}, got the same row {rows[:1]}")
-    tried.require_some("hides a key")
-
-
-def _many_roundings(out: np.ndarray) -> float:
-    """Return what rows may differ by that have the same keys; more than that a key makes whose weight is not 0."""
-    return 4096 * float(np.finfo(out.dtype).eps) * max(1.0, float(np.abs(out).max(initial=0.0)))
-
-
-def _moved_by(layer: Attention, arrays: Arrays, others: Arrays, key: int, out: np.ndarray, what: str, **options: Any) -> np.ndarray:
-    """Return by how much rows change, (..., Lq), where a value, or a key and its value, is another one."""
-    q, k, v = (array.copy() for array in arrays)
-    v[..., key, :] = others[2][..., key, :]
-    if what == "key":
-        k[..., key, :] = others[1][..., key, :]
-    change: np.ndarray = np.abs(layer(q, k, v, **options) - out).max(-1)
-    return change
-
-
-def _still_unmoved(rows: np.ndarray, layer: Attention, like: Arrays, key: int, **options: Any) -> np.ndarray:
-    """Return which of these rows never change with a value, whatever the inputs: what follows may cut some off, or another key be selected."""
-    (*lead, lq, _), lk = like[0].shape, like[1].shape[-2]
-    for seed in range(2, 34, 2):
-        if not rows.any():
-            break
-        arrays, others = (_arrays(layer, tuple(lead), lq, lk, np.float64, at) for at in (seed, seed + 1))
-        out = layer(*arrays, **options)
-        rows = rows & (_moved_by(layer, arrays, others, key, out, "value", **options) <= _many_roundings(out))
-    return rows
-
-
-def _seen_without(layer: Attention, arrays: Arrays, others: Arrays, options: dict[str, Any]) -> np.ndarray | None:
-    """Return which pairs clearly attend where nothing of a call hides any, (..., Lq, Lk): a variant may have a pattern of its own."""
-    out = _supported(layer, *arrays, **options)
-    if out is None:
-        return None
-    moved = [_moved_by(layer, arrays, others, key, out, "value", **options) for key in range(arrays[1].shape[-2])]
-    return np.stack(moved, -1) > 1000 * _many_roundings(out)
-
-
 # --- state and threads ------------------------------------------------------------------------------------------------
 
 
@@ -712,141 +471,3 @@ def out_is_honoured(factory: Factory) -> None:
         with case(**_described(layer, arrays)):
             wrong = np.empty((*expected.shape[:-1], expected.shape[-1] + 1), expected.dtype)
             expect_error(DimensionMismatchError, "an out= of another width", layer, *arrays, out=wrong)
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-@CHECKS
-def wrong_shapes_are_refused(factory: Factory) -> None:
-    """Arrays that fit neither the variant nor each other raise DimensionMismatchError."""
-    layer = _make(factory)
-    q, k, v = _arrays(layer, (2,), 3, 4)
-    wide = lambda x: np.concatenate([x, x[..., :1]], -1)  # noqa: E731
-    calls: dict[str, Callable[[], Any]] = {
-        "queries that are too wide": lambda: layer(wide(q), k, v),
-        "keys that are too wide": lambda: layer(q, wide(k), v),
-        "a value too few": lambda: layer(q, k, v[..., :-1, :]),
-        "a batch of another size": lambda: layer(q, k[:1], v[:1]),
-        "an axis too few": lambda: layer(q[0, 0], k[0], v[0]),
-        "forward with several queries": lambda: layer.forward(q[0], k[0], v[0]),
-        "forward with a batch of keys": lambda: layer.forward(q[0, 0], k, v),
-        "forward with a query that is too wide": lambda: layer.forward(wide(q[0, 0]), k[0], v[0]),
-        "forward with a value too few": lambda: layer.forward(q[0, 0], k[0], v[0, :-1]),
-        "forward_batch with one query": lambda: layer.forward_batch(q[0, 0], k[0], v[0]),
-        "forward_batch with a value too many": lambda: layer.forward_batch(q[0], k[0, :-1], v[0]),
-    }
-    for name, call in calls.items():
-        with case(**_described(layer, (q, k, v))):
-            expect_error(DimensionMismatchError, name, call)
-
-
-@CHECKS
-def wrong_dtypes_are_refused(factory: Factory) -> None:
-    """Integers, complex numbers, objects and a mix of dtypes raise UnsupportedError or InvalidInputError."""
-    layer = _make(factory)
-    q, k, v = _arrays(layer, (), 3, 4)
-    for dtype in (np.int64, np.complex64, object, bool):
-        with case(dtype=np.dtype(dtype).name):
-            expect_error((UnsupportedError, InvalidInputError), "arrays of that dtype", layer, *(x.astype(dtype) for x in (q, k, v)))
-    expect_error((UnsupportedError, InvalidInputError), "keys of another dtype than the queries", layer, q, k.astype(np.float64), v)
-    expect_error((UnsupportedError, InvalidInputError), "text instead of an array", layer, "queries", k, v)
-
-
-@CHECKS
-def not_finite_input_is_refused(factory: Factory) -> None:
-    """NaN and infinity raise InvalidInputError, which names the array."""
-    layer = _make(factory)
-    arrays = _arrays(layer, (), 3, 4)
-    calls: dict[str, tuple[Callable[..., Any], Any]] = {"call": (layer, "qkv"), "forward_batch": (layer.forward_batch, ("quer", "key", "value"))}
-    for how, (function, names) in calls.items():
-        for at, name in enumerate(names):
-            for value in (np.nan, np.inf, -np.inf):
-                wrong = [array.copy() for array in arrays]
-                wrong[at][-1, -1] = value
-                with case(how, **_described(layer, arrays)):
-                    message = expect_error(InvalidInputError, f"{value} in {name}", function, *wrong)
-                    require(name in message, f"the error of {value} in {name} must name the array, got {message!r}")
-
-
-@CHECKS
-def empty_input_is_refused(factory: Factory) -> None:
-    """No queries, no keys, or an empty batch raise InvalidInputError."""
-    layer = _make(factory)
-    q, k, v = _arrays(layer, (2,), 3, 4)
-    calls: dict[str, Callable[[], Any]] = {
-        "no queries": lambda: layer(q[:, :0], k, v),
-        "no keys": lambda: layer(q, k[:, :0], v[:, :0]),
-        "an empty batch": lambda: layer(q[:0], k[:0], v[:0]),
-        "forward without keys": lambda: layer.forward(q[0, 0], k[0, :0], v[0, :0]),
-        "forward_batch without queries": lambda: layer.forward_batch(q[0, :0], k[0], v[0]),
-    }
-    for name, call in calls.items():
-        with case(**_described(layer, (q, k, v))):
-            expect_error(InvalidInputError, name, call)
-
-
-@CHECKS
-def too_many_keys_are_refused(factory: Factory) -> None:
-    """A row that would attend to more keys than the limit raises InputTooLargeError; the limit is 1,000,000 or what max_keys says."""
-    layer = _make(factory, _sizes(factory)[0])
-    _, context = layer.forward_with_context(*_arrays(layer, (), 2, 3))
-    if any(name in getattr(context, "options", {}) for name in ("window", "mask")):
-        raise NotApplicable("its rows attend to a part of the keys")
-    if "max_keys" in layer.config.options:
-        small = _make(factory, _sizes(factory)[0], max_keys=3)
-        small(*_arrays(small, (), 2, 3))
-        expect_error(InputTooLargeError, "4 keys where max_keys is 3", small, *_arrays(small, (), 2, 4))
-    q, k, v = _arrays(layer, (), 1, 1)
-    k, v = (np.broadcast_to(array, (1_000_001, array.shape[-1])) for array in (k, v))
-    with case(**_described(layer, (q, k, v))):
-        message = expect_error(InputTooLargeError, "1,000,001 keys", layer, q, k, v)
-        require("1,000,001" in message or "1000001" in message, f"the error must name the number of keys, got {message!r}")
-
-
-@CHECKS
-def wrong_options_are_refused(factory: Factory) -> None:
-    """Options that make no sense raise an AttentionError, when it is made and when it is called."""
-    embed_dim, num_heads = _sizes(factory)[-1]
-    for name, sizes in {
-        "embed_dim=0": (0, num_heads),
-        "embed_dim=-8": (-8, num_heads),
-        "embed_dim=8.5": (8.5, num_heads),
-        "num_heads=0": (embed_dim, 0),
-        "num_heads='2'": (embed_dim, "2"),
-    }.items():
-        expect_error(AttentionError, name, factory, embed_dim=sizes[0], num_heads=sizes[1])
-    layer = _make(factory)
-    arrays = _arrays(layer, (), 3, 4)
-    calls: dict[str, dict[str, Any]] = {
-        "a mask of numbers": {"mask": np.zeros((3, 4), np.float32)},
-        "a mask of another shape": {"mask": np.ones((3, 5), bool)},
-        "a bias of another shape": {"bias": np.zeros((3, 5), np.float32)},
-        "threads=0": {"threads": 0},
-        "dropout=1.5": {"dropout": 1.5},
-        "window=3": {"window": 3},
-        "softcap=-1": {"softcap": -1.0},
-        "key_lengths that are too long": {"key_lengths": 5},
-    }
-    for name, options in calls.items():
-        with case(**options):
-            expect_error(AttentionError, name, layer, *arrays, **options)
-
-
-@CHECKS
-def extremes_stay_finite(factory: Factory) -> None:
-    """Finite float32 input gives finite output, from subnormal to 1e15."""
-    layer = _make(factory)
-    q, k, v = _arrays(layer, (2,), 6, 9)
-    inputs: dict[str, Arrays] = {"one key many times": (q, k[..., :1, :].repeat(v.shape[-2], -2), v)}
-    if not hasattr(layer, "conformance_inputs"):  # points of a domain cannot be scaled
-        for factor in (0.0, 1e-42, 1e-20, 1e3, 1e15):
-            f = np.float32(factor)
-            inputs[f"queries and keys of {factor:g}"] = (q * f, k * f, v)
-            inputs[f"queries, keys and values of {factor:g}"] = (q * f, k * f, v * f)
-    for name, arrays in inputs.items():
-        with case(name, **_described(layer, arrays)):
-            out, context = layer.forward_with_context(*arrays)
-            require(np.isfinite(out).all(), "finite input must give finite output")
-            lse = context.lse
-            require(lse is None or not np.isnan(lse).any(), "finite input must not give NaN in the lse")

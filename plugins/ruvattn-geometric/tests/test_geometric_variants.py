@@ -12,7 +12,7 @@ import ruvattn
 from ruvattn import reference
 from ruvattn.errors import DimensionMismatchError, InvalidInputError, UnsupportedError
 from ruvattn.testing import parametrize_with_checks
-from ruvattn.testing.variants import CHECKS
+from ruvattn.testing.runner import checks_of
 
 pytest.importorskip("ruvattn_geometric", reason="pip install ./plugins/ruvattn-geometric first")
 from ruvattn_geometric import (
@@ -120,7 +120,7 @@ def test_conformance(subject, check):
 
 
 @pytest.mark.parametrize("subject", FURTHER, ids=labelled)
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.name in OF_OPTIONS], ids=lambda check: check.name)
+@pytest.mark.parametrize("check", [check for check in checks_of("variant") if check.name in OF_OPTIONS], ids=lambda check: check.name)
 def test_conformance_with_other_options(subject, check):
     check(subject)
 
