@@ -71,8 +71,9 @@ class Row:
 
     @property
     def commit(self) -> str:
-        """The commit of the time of the whole sequence, on one thread if there is one."""
-        return next((self.commits[column] for column in COLUMNS if column[0] == "time_sequence" and column in self.commits), "")
+        """The commit of the time of the whole sequence, on the fewest threads; empty where there is none."""
+        threads = sorted(column for column in self.commits if column[0] == "time_sequence")
+        return self.commits[threads[0]] if threads else ""
 
 
 def _distributions() -> dict[str, str]:

@@ -324,7 +324,7 @@ def test_benchmarks_of_a_plugin_that_a_run_lacks_are_kept(plugin, tmp_path):
     suite = written(plugin, tmp_path / "asv")
     suite.results.mkdir(parents=True)
     before = {"other_x.rows.Row.time_sequence": {"name": "a"}, "engine.Gone.time_it": {"name": "b"}, "demo_x.rows.Gone.time_it": {}, "version": 2}
-    now = {"engine.Dense.time_it": {"name": "c"}, "version": 2}
+    now = {"engine.Dense.time_it": {"name": "c"}, "demo_x.rows.Row.time_it": {}, "version": 2}
     (suite.results / "benchmarks.json").write_text(json.dumps(now))
     suite.keep_others(before)
     assert set(suite.known()) == {"other_x.rows.Row.time_sequence", *now}
@@ -545,8 +545,8 @@ def test_instruction_sets_are_the_active_one_unless_others_are_asked_for(monkeyp
 # --- all of it --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_third_party_variant_stands_beside_the_built_in_ones(repository, plugin, tmp_path, monkeypatch, assets):
-    """Two benchmarks, one sample each, as the newest commit of a repository, measured with this interpreter."""
+def test_a_third_party_variant_stands_beside_the_built_in_ones(repository, plugin, tmp_path, monkeypatch, assets, capsys):
+    """Two benchmarks, one sample each, as the newest commit of a repository, measured with this interpreter, and a plugin that can't be imported."""
     pytest.importorskip("asv")
     pytest.importorskip("asv_runner")
     import dashboard
@@ -565,15 +565,21 @@ def test_a_third_party_variant_stands_beside_the_built_in_ones(repository, plugi
     place = tmp_path / "asv"
     place.mkdir()
     assets.rename(place / "assets")
-    suite = written(plugin, place, quick=True, isas="")
+    broken = shutil.copytree(plugin, tmp_path / "broken")
+    (broken / "pyproject.toml").write_text('[project]\nname = "broken-x"\nversion = "1"\n')
+    (broken / "benchmarks" / "rows.py").write_text("import broken_x\n")
+    suite = dashboard_suite.Suite([dashboard_suite.read_plugin(path) for path in (plugin, broken)], quick=True, isas="", folder=place)
+    suite.write(["main"])
     options = dashboard.parser().parse_args(["--quick", "--bench", r"time_sequence\('standard', 1"])
     commits, _ = dashboard_commits.select(repository, [])
-    asv = dashboard.asv_runner(suite)
+    asv = dashboard.asv_runner(suite, commits[0])
     dashboard.measure(options, suite, commits, Path(sys.executable), asv)
+    assert "broken-x's benchmarks can't be imported, and are left out of this run" in capsys.readouterr().out
     pages = dashboard_pages.publish(suite, tmp_path / "pages", asv)
     assert {path.name for path in pages.iterdir()} >= {"index.html", "variants.html", "vendor", "graphs"}
     table = (pages / "variants.html").read_text()
     assert re.search(r"demo_x\.rows\.Row.*third party", table)
+    assert f"logs/benchmarks/{commits[0].hash}-broken-x.txt" in table
     assert "variants.Variant.time_sequence" in table
     assert "variants.html" in (pages / "index.html").read_text()
     assert loaded(table) == []

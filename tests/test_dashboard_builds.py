@@ -112,7 +112,7 @@ class FakeResult:
     """Results of a commit as asv hands them out."""
 
     def __init__(self, commit, values):
-        self.commit_hash, self.values = commit, values
+        self.commit_hash, self.values, self.started_at, self.date = commit, values, {}, 0
 
     def get_result_keys(self, benchmarks):
         return set(self.values) & set(benchmarks)
