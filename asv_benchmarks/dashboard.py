@@ -9,7 +9,7 @@
     python asv_benchmarks/dashboard.py --no-run                      only publish and serve
     python asv_benchmarks/dashboard.py --no-run --forget demo-x      take a third-party plugin off the pages; --forget again for more
 
-    dashboard_commits.py   which commits                 dashboard_suite.py    the suite, with the plugins' own; asv's configuration
+    history.py             which commits                 dashboard_suite.py    the suite, with the plugins' own; asv's configuration
     dashboard_build.py     builds one, inside asv        dashboard_imports.py  leaves out plugins' benchmarks that can't be imported
     asv_keep.py            saves results as they come    dashboard_pages.py    publishes, serves
                                                          dashboard_assets.py   what the pages load, from beside them
@@ -31,10 +31,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import dashboard_assets
-import dashboard_commits
 import dashboard_pages
-from dashboard_commits import Commit
+import history
 from dashboard_suite import FOLDER, Suite, check_interpreter, read_plugin
+from history import Commit
 from reporting import plural
 
 from ruvattn.errors import AttentionError, InvalidInputError
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     """
     made = argparse.ArgumentParser(prog="dashboard.py", description="Run the asv suite over commits, publish the results and serve them.")
     made.add_argument("--commits", action="append", default=[], metavar="RANGE", help="what to measure: A..B, a commit; repeatable  [the newest]")
-    made.add_argument("--steps", type=int, metavar="N", help=f"at most so many commits, spread over the range; 0: all  [{dashboard_commits.STEPS}]")
+    made.add_argument("--steps", type=int, metavar="N", help=f"at most so many commits, spread over the range; 0: all  [{history.STEPS}]")
     made.add_argument("--plugin", action="append", default=[], type=Path, metavar="PATH", help="a third-party plugin's project; may be given again")
     made.add_argument("--forget", action="append", default=[], metavar="NAME", help="a plugin to take off the pages; may be given again")
     made.add_argument("--existing", type=Path, metavar="PYTHON", help="measure what is installed there, as the newest commit")
@@ -126,7 +126,7 @@ def check_changes(options: argparse.Namespace) -> None:
     InvalidInputError
         If there are such changes, and neither commits were named nor ``--allow-dirty`` given.
     """
-    changed = dashboard_commits.changes(REPOSITORY)
+    changed = history.changes(REPOSITORY)
     if not changed:
         return
     names = f"{', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}"
@@ -286,7 +286,7 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     plugins = [read_plugin(path) for path in options.plugin]
     python = check_interpreter(options.existing, plugins) if options.existing else None
-    commits, total = dashboard_commits.select(REPOSITORY, options.commits, options.steps)
+    commits, total = history.select(REPOSITORY, options.commits, options.steps)
     isas = "" if python or options.no_run else choose_isas(options.isas)
     suite = Suite(plugins, quick=options.quick, isas=isas)
     suite.check_forgotten(options.forget)
@@ -297,7 +297,7 @@ def run(options: argparse.Namespace) -> None:
         if options.forget:
             suite.forget(options.forget)
         dashboard_assets.bring(suite.folder / "assets")  # before hours of measuring: it may want the network
-        suite.write(dashboard_commits.branches(REPOSITORY, commits))
+        suite.write(history.branches(REPOSITORY, commits))
         asv = asv_runner(suite, commits[0] if python else None)
         if not options.no_run:
             try:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dashboard_commits import describe, newest_first
 from dashboard_suite import FOLDER, Suite
+from history import describe, newest_first
 from reporting import duration
 
 __all__ = ["Row", "collect", "write"]

@@ -1,6 +1,5 @@
 """Commits as folders that Python can import: what regressions.py compares.
 
-    resolve("main") ─► Commit                        of the repository; nothing in its checkout is touched
     install(commit) ─► .asv/regressions/<commit>     the core and every plugin of the commit, built with one set of tools
     environment()   ─► .asv/regressions/tools-…      the interpreter for both: what they need beside themselves, in one version
 
@@ -10,7 +9,6 @@ A commit that has been built is not built again. A build that fails leaves its l
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import shlex
@@ -18,32 +16,21 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BuildError", "Commit", "Installation", "changes", "environment", "install", "resolve", "unpack"]
+from history import Commit
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["BuildError", "Installation", "environment", "install"]
+
 FOLDER = Path(__file__).resolve().parent / ".asv" / "regressions"
 
 
 class BuildError(RuntimeError):
-    """A commit that is not there, or that cannot be built; says what to do."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A commit of the repository."""
-
-    sha: str
-    subject: str
-
-    def __str__(self) -> str:
-        return f"{self.sha[:10]} {self.subject}"
+    """A commit that cannot be built; says where its log is."""
 
 
 @dataclass(frozen=True)
@@ -52,47 +39,6 @@ class Installation:
 
     packages: Path
     sources: Path
-
-
-def git(*arguments: str) -> str:
-    """Return what git says; a BuildError with its own words where it fails."""
-    try:
-        result = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        raise BuildError("git is not installed: commits cannot be compared without it") from None
-    if result.returncode:
-        raise BuildError(" ".join(result.stderr.split()) or f"git {arguments[0]} failed")
-    return result.stdout.rstrip()
-
-
-def resolve(name: str) -> Commit:
-    """Return the commit of a name: a branch, a tag, HEAD~2, a hash."""
-    try:
-        # One commit: of a range, git log would take the last.
-        sha = git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}").splitlines()[-1]
-        if sha.startswith("^"):
-            raise BuildError("it stands for what is left out")
-        subject = git("log", "-1", "--no-show-signature", "--format=%s", sha, "--")
-    except BuildError as error:
-        raise BuildError(f"{name!r} names no commit of {ROOT}: {error}") from None
-    return Commit(sha, subject)
-
-
-def changes() -> list[str]:
-    """Return the files of the checkout that differ from its last commit; files that git doesn't know are left out."""
-    return [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
-
-
-def unpack(commit: Commit, target: Path) -> None:
-    """Write the files of a commit to a folder."""
-    result = subprocess.run(["git", "-C", str(ROOT), "archive", "--format=tar", commit.sha], check=False, capture_output=True)
-    if result.returncode:
-        raise BuildError(f"git archive {commit}: {result.stderr.decode(errors='replace').strip()}")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
-            archive.extractall(target, filter="data")
-    except tarfile.TarError as error:  # a link out of the tree, for example
-        raise BuildError(f"the files of {commit} cannot be unpacked: {error}") from None
 
 
 def environment(sources: Sequence[Path]) -> Path:
@@ -149,7 +95,7 @@ def install(commit: Commit, sources: Path, python: Path, *, isas: str) -> Instal
     BuildError
         If a build fails; names the log.
     """
-    label = "-".join([commit.sha[:16], *filter(None, isas.split(",")), python.parent.parent.name])
+    label = "-".join([commit.hash[:16], *filter(None, isas.split(",")), python.parent.parent.name])
     home, log = FOLDER / label, FOLDER / f"{label}.log"
     if home.exists():
         return Installation(home, sources)
@@ -160,7 +106,7 @@ def install(commit: Commit, sources: Path, python: Path, *, isas: str) -> Instal
         # A plugin is built with the core of its own commit, which is there by then.
         for project in _projects(sources):
             command = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(packages)]
-            _run([*command, str(project.parent)], output, log, f"commit {commit} does not build", variables)
+            _run([*command, str(project.parent)], output, log, f"commit {commit.short} {commit.subject} does not build", variables)
         os.replace(packages, home)  # whole or not at all
     return Installation(home, sources)
 

@@ -28,10 +28,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regression_builds import BuildError, Commit, Installation, changes, environment, git, install, resolve, unpack
+from history import Commit, changes, find, fork_point, unpack
+from regression_builds import BuildError, Installation, environment, install
 from regression_verdict import THRESHOLD, Verdict, is_suspect, judge
 from reporting import duration, plural
 from timing import PAUSE
+
+from ruvattn.errors import InvalidInputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LONGEST = 2.0
 """Seconds that the rounds of one benchmark on one commit may take, beyond which there are fewer of them, though never under three."""
@@ -139,7 +144,7 @@ class Comparer:
         self.python, self.base, self.head, self.threshold, self.say = python, base, head, threshold, say
         self.suite = head.sources / "asv_benchmarks"
         if not (self.suite / "benchmarks").is_dir():
-            raise BuildError("the head has no asv_benchmarks/benchmarks: there is nothing to measure")
+            raise InvalidInputError("the head has no asv_benchmarks/benchmarks: there is nothing to measure")
 
     def start(self) -> tuple[Worker, Worker]:
         """Start a pair of processes."""
@@ -150,7 +155,7 @@ class Comparer:
         with Worker("head", self.python, self.head, self.suite) as worker:
             listed = worker.ask(do="list")
         for module, error in listed["broken"].items():
-            raise BuildError(f"the suite of the head cannot be loaded: {module}: {error}")
+            raise InvalidInputError(f"the suite of the head cannot be loaded: {module}: {error}")
         found = [Benchmark(entry["id"], i, tuple(values)) for entry in listed["benchmarks"] for i, values in enumerate(entry["parameters"])]
         return [benchmark for benchmark in found if re.search(pattern, str(benchmark))]
 
@@ -258,11 +263,8 @@ def markdown(title: str, comparisons: Iterable[Comparison], summary: str) -> str
 
 def default_base(head: Commit) -> str:
     """Return where the head leaves main, or its parent where it is on main."""
-    try:
-        base = git("merge-base", "main", head.sha)
-    except BuildError:
-        return f"{head.sha}~1"
-    return f"{head.sha}~1" if base == head.sha else base
+    fork = fork_point(ROOT, head, "main")
+    return f"{head.hash}~1" if fork in (None, head.hash) else fork
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -291,26 +293,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print, and return the exit code."""
-    head = resolve(options.head)
-    base = resolve(options.base or default_base(head))
-    dirty = changes()
+    head = find(ROOT, options.head, "--head")
+    base = find(ROOT, options.base or default_base(head), "--base")
+    dirty = changes(ROOT)
     if dirty and not options.allow_dirty:
         listed = ", ".join(dirty[:3]) + (" …" if len(dirty) > 3 else "")
-        raise BuildError(
+        raise InvalidInputError(
             f"the checkout has uncommitted changes ({listed}), which are in no commit: commit or stash them, or leave them out with --allow-dirty"
         )
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    say(f"base  {base}\nhead  {head}" + ("  (the same commit)" if base.sha == head.sha else ""))
+    say(f"base  {base.short} {base.subject}\nhead  {head.short} {head.subject}" + ("  (the same commit)" if base.hash == head.hash else ""))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ruvattn-regressions-") as away:
         trees = []
         for commit in (base, head):
-            tree = Path(away) / commit.sha[:16]
+            tree = Path(away) / commit.hash[:16]
             if not tree.exists():
-                unpack(commit, tree)
+                unpack(ROOT, commit, tree)
             trees.append(tree)
         python = environment(trees)
         isas = "" if options.all_isas else _isas()
@@ -319,7 +321,7 @@ def run(options: argparse.Namespace) -> int:
         comparer = Comparer(python, *installations, threshold=options.threshold, say=say)
         benchmarks = comparer.benchmarks(options.bench)
         if not benchmarks:
-            raise BuildError(f"no benchmark fits --bench {options.bench!r}")
+            raise InvalidInputError(f"no benchmark fits --bench {options.bench!r}")
         comparisons = comparer.compare(benchmarks)
     return _report(options, base, head, comparisons, time.monotonic() - started)
 
@@ -350,7 +352,7 @@ def _report(options: argparse.Namespace, base: Commit, head: Commit, comparisons
     print(summary)
     if options.markdown:
         with options.markdown.open("a", encoding="utf-8") as page:
-            page.write(markdown(f"{base.sha[:10]} → {head.sha[:10]}", comparisons, summary))
+            page.write(markdown(f"{base.short} → {head.short}", comparisons, summary))
     if options.json:
         document = {
             "base": asdict(base),
@@ -370,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         return run(options)
-    except (BuildError, WorkerError, OSError) as error:
+    except (InvalidInputError, BuildError, WorkerError, OSError) as error:
         print(f"regressions: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -69,26 +69,26 @@ def subjects(found):
 
 
 def test_the_newest_commit_is_measured_unless_others_are_named(repository):
-    from dashboard_commits import select
+    from history import select
 
     assert subjects(select(repository, [])) == [12]
 
 
 def test_a_range_has_its_newest_commit_first_and_its_base_not_at_all(repository):
-    from dashboard_commits import select
+    from history import select
 
     assert sorted(subjects(select(repository, ["main~3..main"]))) == [10, 11, 12]
     assert subjects(select(repository, ["main~3..main"]))[0] == 12
 
 
 def test_names_and_ranges_go_together_and_none_is_measured_twice(repository):
-    from dashboard_commits import select
+    from history import select
 
     assert sorted(subjects(select(repository, ["main main~11", "main~1..main"]))) == [1, 12]
 
 
 def test_of_a_long_range_some_commits_are_taken_with_both_ends(repository):
-    from dashboard_commits import STEPS, select
+    from history import STEPS, select
 
     commits, total = select(repository, ["main~11..main"])
     assert (len(commits), total) == (STEPS, 11)
@@ -98,7 +98,7 @@ def test_of_a_long_range_some_commits_are_taken_with_both_ends(repository):
 
 
 def test_commits_of_the_same_second_keep_their_order(repository):
-    from dashboard_commits import newest_first
+    from history import newest_first
 
     environment = {"GIT_COMMITTER_DATE": "2026-02-01T00:00:00", "GIT_AUTHOR_DATE": "2026-02-01T00:00:00"}
     for number in range(20):
@@ -120,14 +120,14 @@ def test_commits_of_the_same_second_keep_their_order(repository):
     ],
 )
 def test_what_names_no_commits_is_an_error_that_says_so(repository, spec, words):
-    from dashboard_commits import select
+    from history import select
 
     with pytest.raises(InvalidInputError, match=re.escape(words)):
         select(repository, [spec])
 
 
 def test_a_shallow_clone_is_told_how_to_get_the_others(repository, tmp_path):
-    from dashboard_commits import select
+    from history import select
 
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", "shallow")
     with pytest.raises(InvalidInputError, match="unshallow"):
@@ -135,7 +135,7 @@ def test_a_shallow_clone_is_told_how_to_get_the_others(repository, tmp_path):
 
 
 def test_a_folder_that_is_no_git_tree_is_an_error(repository, tmp_path):
-    from dashboard_commits import select
+    from history import select
 
     for folder in (tmp_path, repository / "ruvattn"):
         with pytest.raises(InvalidInputError, match="not a git tree"):
@@ -143,7 +143,7 @@ def test_a_folder_that_is_no_git_tree_is_an_error(repository, tmp_path):
 
 
 def test_changes_are_those_of_what_wheels_are_made_of(repository):
-    from dashboard_commits import changes
+    from history import changes
 
     assert changes(repository) == []
     (repository / "README.md").write_text("not in a wheel's kernels\n")
@@ -153,7 +153,7 @@ def test_changes_are_those_of_what_wheels_are_made_of(repository):
 
 
 def test_looking_at_the_checkout_writes_nothing_to_it(repository):
-    from dashboard_commits import branches, changes, select
+    from history import branches, changes, select
 
     os.utime(repository / "ruvattn" / "a.py")  # "git status" would now refresh the index
     before = {file: file.stat().st_mtime_ns for file in repository.rglob("*") if file.is_file()}
@@ -164,7 +164,7 @@ def test_looking_at_the_checkout_writes_nothing_to_it(repository):
 
 
 def test_pages_reach_commits_of_other_branches_and_of_a_detached_head(repository):
-    from dashboard_commits import branches, select
+    from history import branches, select
 
     git(repository, "checkout", "-q", "-b", "side", "main~2")
     (repository / "ruvattn" / "a.py").write_text("13\n")
@@ -518,14 +518,14 @@ def test_uncommitted_changes_are_refused_where_somebody_would_think_them_measure
         dashboard.check_changes(dashboard.parser().parse_args(arguments))
         return capsys.readouterr().out
 
-    monkeypatch.setattr(dashboard.dashboard_commits, "changes", lambda repository: ["ruvattn/a.py"])
+    monkeypatch.setattr(dashboard.history, "changes", lambda repository: ["ruvattn/a.py"])
     with pytest.raises(InvalidInputError, match=r"1 file with changes that are in no commit \(ruvattn/a\.py\).*--allow-dirty"):
         check()
     with pytest.raises(InvalidInputError, match="entered as HEAD"):
         check("--existing", "python")
     for arguments in (["--commits", "HEAD"], ["--allow-dirty"]):
         assert "results are of commits, without them" in check(*arguments)
-    monkeypatch.setattr(dashboard.dashboard_commits, "changes", lambda repository: [])
+    monkeypatch.setattr(dashboard.history, "changes", lambda repository: [])
     assert check() == ""
 
 
@@ -551,10 +551,10 @@ def test_a_third_party_variant_stands_beside_the_built_in_ones(repository, plugi
     pytest.importorskip("asv_runner")
     import dashboard
     import dashboard_assets
-    import dashboard_commits
     import dashboard_pages
     import dashboard_suite
     import dashboard_table
+    import history
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ASV_PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -571,7 +571,7 @@ def test_a_third_party_variant_stands_beside_the_built_in_ones(repository, plugi
     suite = dashboard_suite.Suite([dashboard_suite.read_plugin(path) for path in (plugin, broken)], quick=True, isas="", folder=place)
     suite.write(["main"])
     options = dashboard.parser().parse_args(["--quick", "--bench", r"time_sequence\('standard', 1"])
-    commits, _ = dashboard_commits.select(repository, [])
+    commits, _ = history.select(repository, [])
     asv = dashboard.asv_runner(suite, commits[0])
     dashboard.measure(options, suite, commits, Path(sys.executable), asv)
     assert "broken-x's benchmarks can't be imported, and are left out of this run" in capsys.readouterr().out

@@ -145,7 +145,7 @@ def test_the_list_of_commits_has_the_log_of_benchmarks_that_cannot_be_imported(s
 def measured(suite_of, monkeypatch, tmp_path, capsys):
     """What measures a commit without asv, and returns the suite and what was said."""
     import dashboard
-    from dashboard_commits import Commit
+    from history import Commit
 
     pytest.importorskip("asv")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -276,8 +276,8 @@ def test_forgetting_comes_before_publishing(two_plugins, monkeypatch, tmp_path):
     suite = two_plugins
     monkeypatch.setattr(dashboard, "check", lambda options: None)
     monkeypatch.setattr(dashboard, "Suite", lambda *arguments, **options: suite)
-    monkeypatch.setattr(dashboard.dashboard_commits, "select", lambda *arguments: ([], 0))
-    monkeypatch.setattr(dashboard.dashboard_commits, "branches", lambda *arguments: ["main"])
+    monkeypatch.setattr(dashboard.history, "select", lambda *arguments: ([], 0))
+    monkeypatch.setattr(dashboard.history, "branches", lambda *arguments: ["main"])
     monkeypatch.setattr(dashboard.dashboard_assets, "bring", lambda folder: None)
     monkeypatch.setattr(dashboard.dashboard_pages, "publish", lambda suite, folder, asv: published.append(set(suite.known())) or folder)
     assert dashboard.main(["--no-run", "--no-serve", "--forget", "demo-x", "--forget", "other-x"]) == 0

@@ -196,7 +196,7 @@ def compare(repository, monkeypatch, capsys):
     import regression_builds
     import regressions
 
-    monkeypatch.setattr(regression_builds, "ROOT", repository)
+    monkeypatch.setattr(regressions, "ROOT", repository)
     monkeypatch.setattr(regression_builds, "FOLDER", repository / ".git" / "installations")
 
     def run(base, head, *arguments):
@@ -311,7 +311,7 @@ def test_a_commit_that_does_not_build_is_told_with_its_log(compare):
 def test_a_name_of_no_commit_is_told(compare, name):
     code, output = compare("base", f"--head={name}")
     assert code == 2
-    assert f"'{name}' names no commit" in output.err
+    assert f"--head {name}: the repository has no such commit" in output.err
 
 
 def test_another_compiler_has_installations_of_its_own(monkeypatch):
@@ -326,16 +326,16 @@ def test_another_compiler_has_installations_of_its_own(monkeypatch):
 
 
 def test_uncommitted_changes_are_told_and_nothing_is_compared(compare, repository):
-    path = repository / "ruvattn.py"
+    path = repository / "pyproject.toml"
     before = path.read_text()
-    path.write_text("SECONDS = 1.0\n")
+    path.write_text("[project]\n")
     try:
         code, output = compare("base", "slow")
         assert code == 2
-        assert "uncommitted changes (ruvattn.py)" in output.err
+        assert "uncommitted changes (pyproject.toml)" in output.err
         code, output = compare("base", "base", "--allow-dirty")
         assert code == 0
-        assert path.read_text() == "SECONDS = 1.0\n"
+        assert path.read_text() == "[project]\n"
     finally:
         path.write_text(before)
 
@@ -372,16 +372,16 @@ def test_a_wrong_option_ends_with_2(arguments, says, capsys):
 
 def test_it_compares_with_the_commit_before_on_main(compare, repository):
     import regressions
-    from regression_builds import resolve
+    from history import find
 
     git(repository, "checkout", "-q", "-B", "main", "slow")
-    assert resolve(regressions.default_base(resolve("slow"))).subject == "commit base"
+    assert find(repository, regressions.default_base(find(repository, "slow", "--head")), "--base").subject == "commit base"
 
 
 def test_it_compares_with_where_a_branch_left_main(compare, repository):
     import regressions
-    from regression_builds import resolve
+    from history import find
 
     git(repository, "checkout", "-q", "--detach", "fast")
     git(repository, "branch", "-f", "main", "base")
-    assert resolve(regressions.default_base(resolve("fast"))).subject == "commit base"
+    assert find(repository, regressions.default_base(find(repository, "fast", "--head")), "--base").subject == "commit base"

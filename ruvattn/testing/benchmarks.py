@@ -98,7 +98,6 @@ class _Benchmarks(ABC):
             _MADE[key] = self.make(name)
         return _MADE[key]
 
-
     def teardown(self, name: str, threads: int) -> None:
         """Leave everything as it was before `setup`; called by asv.
 
@@ -268,11 +267,28 @@ class VariantBenchmarks(_Benchmarks):
 class _PartBenchmarks(_Benchmarks):
     """A part of `ruvattn.attention`, in calls of it on `HEADS` heads: what a variant of this part does, less what the object interface costs."""
 
-    def call_options(self, part: Any) -> dict[str, Any]:
-        """Return the options by which a call gets the part."""
-        raise NotImplementedError
-
+    option: ClassVar[str]  # of a call, by which it gets the part
     few_options: ClassVar[dict[str, Any]] = {}  # of calls with fewer queries than keys
+
+    def make(self, name: str) -> Any:
+        """Make the part.
+
+        Parameters
+        ----------
+        name : str
+            The registered name.
+
+        Returns
+        -------
+        Score or Pattern
+            The part.
+
+        Raises
+        ------
+        NotImplementedError
+            If it is not installed: asv then skips the benchmark.
+        """
+        return _registered(self.kind, name, self.options_of(name))
 
     def setup(self, name: str, threads: int) -> None:
         """Make the part and the data; called by asv.
@@ -298,7 +314,7 @@ class _PartBenchmarks(_Benchmarks):
 
         self.q, self.k, self.v = (rows(role, seed) for seed, role in enumerate(("query", "key", "value")))
         self.attend, self.weigh = ruvattn.attention, ruvattn.attention_weights
-        self.call = {**self.call_options(part), "threads": threads}
+        self.call = {self.option: part, "threads": threads}
 
     def time_sequence(self, name: str, threads: int) -> None:
         """Time the sequence.
@@ -387,47 +403,12 @@ class ScoreBenchmarks(_PartBenchmarks):
     >>> benchmark.time_forward("dot", 1)
     """
 
-    kind = "score"
+    kind = option = "score"
 
     @property
     @abstractmethod
     def score(self) -> str:
         """The name under which the score is registered."""
-
-    def make(self, name: str) -> Any:
-        """Make the score.
-
-        Parameters
-        ----------
-        name : str
-            The registered name.
-
-        Returns
-        -------
-        Score
-            The score.
-
-        Raises
-        ------
-        NotImplementedError
-            If it is not installed: asv then skips the benchmark.
-        """
-        return _registered("score", name, self.options_of(name))
-
-    def call_options(self, part: Any) -> dict[str, Any]:
-        """Return the options by which a call gets the score.
-
-        Parameters
-        ----------
-        part : Score
-            The score.
-
-        Returns
-        -------
-        dict
-            Options of `ruvattn.attention`.
-        """
-        return {"score": part}
 
 
 class PatternBenchmarks(_PartBenchmarks):
@@ -454,45 +435,10 @@ class PatternBenchmarks(_PartBenchmarks):
     >>> benchmark.time_forward_batch("causal", 1)
     """
 
-    kind = "pattern"
+    kind, option = "pattern", "mask"
     few_options = {"query_offset": "end"}
 
     @property
     @abstractmethod
     def pattern(self) -> str:
         """The name under which the pattern is registered."""
-
-    def make(self, name: str) -> Any:
-        """Make the pattern.
-
-        Parameters
-        ----------
-        name : str
-            The registered name.
-
-        Returns
-        -------
-        Pattern
-            The pattern.
-
-        Raises
-        ------
-        NotImplementedError
-            If it is not installed: asv then skips the benchmark.
-        """
-        return _registered("pattern", name, self.options_of(name))
-
-    def call_options(self, part: Any) -> dict[str, Any]:
-        """Return the options by which a call gets the pattern.
-
-        Parameters
-        ----------
-        part : Pattern
-            The pattern.
-
-        Returns
-        -------
-        dict
-            Options of `ruvattn.attention`.
-        """
-        return {"mask": part}

@@ -1,22 +1,24 @@
-"""Which commits a dashboard is of, and what git says about the checkout. Nothing here changes either."""
+"""Which commits a dashboard is of, or a comparison of two, and what git says about the checkout. Nothing here changes either."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ruvattn.errors import InvalidInputError
 
-__all__ = ["STEPS", "Commit", "branches", "changes", "describe", "head", "newest_first", "select"]
+__all__ = ["STEPS", "Commit", "branches", "changes", "describe", "find", "fork_point", "head", "newest_first", "select", "unpack"]
 
 STEPS = 10
 """How many commits of a long range are measured unless another number is asked for."""
 
-BUILT_FROM = ("ruvattn", "plugins", "setup.py", "pyproject.toml", "MANIFEST.in")
-"""What wheels are made of: changes elsewhere don't change what is measured."""
+BUILT_FROM = ("ruvattn", "plugins", "setup.py", "pyproject.toml", "MANIFEST.in", "asv_benchmarks/benchmarks")
+"""What wheels are made of, and what measures them: changes elsewhere don't change what is measured."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             command, cwd=repository, check=False, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C"}
         )
     except FileNotFoundError as error:
-        raise InvalidInputError("there is no git on the PATH: a dashboard is of commits") from error
+        raise InvalidInputError("there is no git on the PATH, and without it there are no commits to measure") from error
 
 
 def head(repository: Path) -> Commit:
@@ -165,11 +167,85 @@ def _spread(hashes: list[str], most: int) -> list[str]:
     return [hashes[round(i * (len(hashes) - 1) / (most - 1))] for i in range(most)]
 
 
-def _commit(repository: Path, name: str) -> str:
+def find(repository: Path, name: str, option: str) -> Commit:
+    """Return the one commit that a name stands for.
+
+    Parameters
+    ----------
+    repository : Path
+        The checkout.
+    name : str
+        A branch, a tag, ``HEAD~2``, a hash.
+    option : str
+        Where it was given, for the message.
+
+    Returns
+    -------
+    Commit
+        The commit.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none of that name, or it stands for several.
+    """
     found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if found.returncode:
-        raise InvalidInputError(f"--commits {name}: the repository has no such commit{_shallow(repository)}; `git log --oneline` lists what there is")
-    return found.stdout.split()[-1]
+    names = found.stdout.split()
+    if found.returncode or not names or names[-1].startswith("^"):  # of what is left out, git says ^ and the hash
+        raise InvalidInputError(f"{option} {name}: the repository has no such commit{_shallow(repository)}; `git log --oneline` lists what there is")
+    return describe(repository, names[-1:])[0]
+
+
+def _commit(repository: Path, name: str) -> str:
+    return find(repository, name, "--commits").hash
+
+
+def fork_point(repository: Path, commit: Commit, branch: str) -> str | None:
+    """Return where a commit left a branch; None where there is no such branch, or nothing that both have.
+
+    Parameters
+    ----------
+    repository : Path
+        The checkout.
+    commit : Commit
+        The commit.
+    branch : str
+        The branch.
+
+    Returns
+    -------
+    str or None
+        The name of a commit.
+    """
+    found = _git(repository, "merge-base", branch, commit.hash)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def unpack(repository: Path, commit: Commit, target: Path) -> None:
+    """Write the files of a commit to a folder.
+
+    Parameters
+    ----------
+    repository : Path
+        The checkout, which stays as it is.
+    commit : Commit
+        The commit.
+    target : Path
+        The folder, which is made.
+
+    Raises
+    ------
+    InvalidInputError
+        If git can't give the files, or one of them would lie elsewhere.
+    """
+    result = subprocess.run(["git", "-C", str(repository), "archive", "--format=tar", commit.hash], check=False, capture_output=True)
+    if result.returncode:
+        raise InvalidInputError(f"git archive {commit.short}: {result.stderr.decode(errors='replace').strip()}")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
+            archive.extractall(target, filter="data")
+    except tarfile.TarError as error:  # a link out of the tree, for example
+        raise InvalidInputError(f"the files of {commit.short} {commit.subject} cannot be unpacked: {error}") from None
 
 
 def _range(repository: Path, spec: str) -> list[str]:
@@ -220,7 +296,7 @@ def _first_parents(repository: Path, name: str) -> set[str]:
 
 
 def changes(repository: Path) -> list[str]:
-    """Return the files that wheels are made of and that differ from the newest commit, new ones included.
+    """Return the files that matter to what is measured and that differ from the newest commit, new ones included.
 
     Parameters
     ----------
