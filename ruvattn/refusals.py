@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,18 @@ PROVIDERS = {
 }  # fmt: skip
 
 
-def check_options(entry: Entry, options: dict[str, Any]) -> None:
+# What Python says where a factory hands on an option that it gives by itself as well.
+_TWICE = re.compile(r"got multiple values for (?:keyword )?argument '(\w+)'")
+
+
+def check_options(entry: Entry, options: dict[str, Any], error: TypeError) -> None:
     """Raise InvalidInputError if it is the call that does not fit the factory; return if the fault is inside."""
     import inspect
 
+    what = f"{entry.kind} {entry.info.name!r}"
+    twice = _TWICE.search(str(error))
+    if twice and twice[1] in options and twice[1] not in signature_options(entry.factory):
+        raise InvalidInputError(f"{what} gives {twice[1]} by itself: leave {twice[1]}= out") from None
     try:
         signature = inspect.signature(entry.factory)
     except (TypeError, ValueError):
@@ -42,7 +51,6 @@ def check_options(entry: Entry, options: dict[str, Any]) -> None:
         known = signature_options(entry.factory)
         unknown = [option for option in options if option not in known]
         missing = [option for option, default in known.items() if default is REQUIRED and option not in options]
-        what = f"{entry.kind} {entry.info.name!r}"
         takes = ", ".join(known) or "none"
         if missing:
             problem = f"{what} needs {', '.join(f'{option}=' for option in missing)}"

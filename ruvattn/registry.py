@@ -530,9 +530,9 @@ def _make(kind: str, name: str, options: dict[str, Any]) -> Any:
     entry = _find(kind, name)
     try:
         made = entry.factory(**options)
-    except TypeError:
+    except TypeError as error:
         # Asked only after the fact: binding the signature beforehand would cost every lookup microseconds.
-        check_options(entry, options)
+        check_options(entry, options, error)
         raise
     except InvalidInputError as error:
         name_what_was_asked_for(entry, options, error)

@@ -7,7 +7,7 @@ away=$(mktemp -d)
 trap 'rm -rf "$away"' EXIT
 git -C "$root" ls-files -z | (cd "$root" && xargs -0 cp --parents -t "$away")
 cd "$away"
-export RUVATTN_BUILD_ISAS=scalar,baseline
+export RUVATTN_BUILD_ISAS=scalar
 
 "${PYTHON:-python3}" -m venv venv
 venv/bin/pip install -qq .

@@ -305,6 +305,11 @@ def test_a_class_that_hands_on_what_it_does_not_know_is_named_with_its_own_optio
         registry.create("handing-on", embed_dim=8, slops=2.0)
 
 
+def test_an_option_that_a_factory_gives_by_itself_is_told_to_be_left_out():
+    with pytest.raises(InvalidInputError, match=r"^variant 'rbf' gives score by itself: leave score= out$"):
+        registry.create("rbf", embed_dim=8, score="dot")
+
+
 def test_an_option_that_a_factory_makes_up_is_its_own_mistake(fake_plugins):
     fake_plugins.install("ruvattn-handing", HANDING_ON)
     with pytest.raises(InvalidInputError, match="^variant 'standard' has no option 'scoer'; its options: embed_dim, "):

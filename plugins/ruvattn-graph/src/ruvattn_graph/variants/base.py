@@ -33,6 +33,7 @@ from ruvattn.dropout import drop_output
 from ruvattn.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
 from ruvattn.headwise import MAX_KEYS, HeadwiseAttention
 from ruvattn.projection import compute_dtype
+from ruvattn.refusals import no_such_option
 from ruvattn.running import narrowed
 from ruvattn.threads import threads_of_call
 from ruvattn.validation import as_array, check_bool, check_finite, check_int, check_out, check_rank, check_seed
@@ -159,9 +160,7 @@ class GraphVariant(OneNode, LayerParameters, GraphBackward, GraphSteps, Headwise
         given = {**options, "softcap": softcap}
         unknown.update((name, given[name]) for name in self.leaves_out if given[name] != common[name].default)
         if unknown:
-            raise InvalidInputError(
-                f"variant {self.attention_type!r} has no option {', '.join(map(repr, unknown))}; its options: {', '.join(takes)}"
-            )
+            raise no_such_option(f"variant {self.attention_type!r}", unknown, takes)
         taken = {name: value for name, value in options.items() if name in takes}
         super().__init__(
             width, heads, dropout_rate=dropout_rate, softcap=softcap, check_finite=check_finite, max_keys=max_keys, output_dropout=output_dropout,
