@@ -38,16 +38,13 @@ def check_options(entry: Entry, options: dict[str, Any], error: TypeError) -> No
     import inspect
 
     what = f"{entry.kind} {entry.info.name!r}"
-    twice = _TWICE.search(str(error))
-    if twice and twice[1] in options and twice[1] not in signature_options(entry.factory):
-        raise InvalidInputError(f"{what} gives {twice[1]} by itself: leave {twice[1]}= out") from None
     try:
         signature = inspect.signature(entry.factory)
     except (TypeError, ValueError):
         return
     try:
         signature.bind(**options)
-    except TypeError as error:
+    except TypeError as mismatch:
         known = signature_options(entry.factory)
         unknown = [option for option in options if option not in known]
         missing = [option for option, default in known.items() if default is REQUIRED and option not in options]
@@ -57,8 +54,11 @@ def check_options(entry: Entry, options: dict[str, Any], error: TypeError) -> No
         elif unknown:
             raise no_such_option(what, unknown, known, options) from None
         else:
-            problem = f"{what}: {error}"
+            problem = f"{what}: {mismatch}"
         raise InvalidInputError(f"{problem}; its options: {takes}") from None
+    twice = _TWICE.search(str(error))
+    if twice and twice[1] in options and twice[1] not in signature.parameters:
+        raise InvalidInputError(f"{what} gives {twice[1]} by itself: leave {twice[1]}= out") from None
 
 
 @dataclass(frozen=True)
