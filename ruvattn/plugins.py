@@ -33,7 +33,7 @@ from .registry import Registry, builtin_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 __all__ = ["ADAPTERS", "API_VERSION", "DROPPED_IN", "GROUP", "LOAD_VARIABLE", "OLDEST_API", "PluginStatus", "load", "reset", "status"]
 
@@ -216,14 +216,14 @@ def _find_plugins() -> tuple[list[tuple[Origin, EntryPoint]], list[PluginStatus]
             text = distribution.read_text("entry_points.txt")
             if not text or f"[{GROUP}]" not in text:
                 continue
-            name = distribution.metadata["Name"]
+            name = _field(distribution, "Name")
             if name:
                 if _canonical(name) in seen:
                     continue
                 seen.add(_canonical(name))
                 # The first one on the path is the one that is installed; a later one is shadowed.
                 distribution = metadata.distribution(name)
-                origin = Origin(name, distribution.version or "(unknown version)", "?")
+                origin = Origin(name, _field(distribution, "Version") or "(unknown version)", "?")
             entry_points = dict.fromkeys(distribution.entry_points.select(group=GROUP))
         except Exception as error:
             statuses.append(_failed(origin, error))
@@ -241,6 +241,14 @@ def _find_plugins() -> tuple[list[tuple[Origin, EntryPoint]], list[PluginStatus]
             problem = f"{LOAD_VARIABLE} names {word!r}, which is neither a distribution nor an entry point of a plugin"
             statuses.append(PluginStatus(word, "(not installed)", "", loaded=False, error=problem))
     return found, statuses
+
+
+def _field(distribution: Distribution, name: str) -> str | None:
+    """Return a field of a distribution's metadata; None where there is none."""
+    try:
+        return distribution.metadata[name]
+    except Exception:  # what the standard library says None for, the package importlib_metadata raises; where it is imported, its finder answers
+        return None
 
 
 def _wanted() -> dict[str, str] | None:

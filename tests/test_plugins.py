@@ -3,7 +3,9 @@ points."""
 
 import ast
 import inspect
+import os
 import re
+import subprocess
 import sys
 import textwrap
 import threading
@@ -473,6 +475,17 @@ def test_a_distribution_without_a_version_is_still_loaded(fake_plugins):
     metadata.write_text("Metadata-Version: 2.1\nName: ruvattn-bare\n")
     assert registry.scores()["bare"].version == "(unknown version)"
     assert status_of("ruvattn-bare").version == "(unknown version)"
+
+
+def test_a_distribution_without_metadata_is_still_loaded_where_the_backport_finds_it(fake_plugins):
+    """A library that imports importlib_metadata puts its finder in the place of the standard one, for the whole process."""
+    pytest.importorskip("importlib_metadata")
+    fake_plugins.install("ruvattn-bare", GOOD.format(name="bare"))
+    (fake_plugins.folders[0] / "ruvattn_bare-1.0.dist-info" / "METADATA").unlink()
+    code = "import importlib_metadata; from ruvattn import registry; print(registry.scores()['bare'].distribution)"
+    path = os.pathsep.join(map(str, [*fake_plugins.folders, *filter(None, sys.path)]))
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True, text=True)
+    assert result.stdout.strip() == "(unnamed distribution)", result.stderr
 
 
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(fake_plugins):
