@@ -93,7 +93,9 @@ def test_arrays_that_do_not_fit_are_named(arrays, options, error, message):
 
 
 def test_what_is_not_finite_and_how_many_keys_can_be_left_to_the_variant():
-    read_inputs(X, np.full_like(X, np.nan), X, embed_dim=8, finite=False, max_keys=None)
+    bad = np.full_like(X, np.nan)
+    q, k, v = read_inputs(X, bad, X, embed_dim=8, finite=False, max_keys=None)
+    assert (q is X, k is bad, v is X) == (True, True, True)
 
 
 def test_the_option_check_finite_is_advised_where_there_is_one():

@@ -89,5 +89,7 @@ def test_what_cannot_be_packed_is_refused(call, error, message):
 
 def test_what_the_readme_shows_runs():
     readme = Path(__file__).parent.parent / "README.md"
-    for block in re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL):
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
         exec(compile(block, str(readme), "exec"), {})
