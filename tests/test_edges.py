@@ -378,6 +378,26 @@ def test_a_long_call_answers_ctrl_c(work, threads):
     assert done.stdout == "interrupted True\n", done.stderr
 
 
+def test_ctrl_c_is_answered_whichever_thread_has_the_long_row():
+    code = """
+        import os, signal, threading, time, numpy as np, ruvattn
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        x = np.ones((1, 2, 512), np.float32)
+        x[0, 0] = 1e30          # the first row overflows, and takes most of a minute; the second is done at once
+        indptr, indices = np.arange(3) * 6_000_000, np.repeat(np.array([0, 1], np.int32), 6_000_000)
+        for _ in range(5):      # chance decides who gets it
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            started = time.monotonic()
+            try:
+                ruvattn.edge_attention(x, x, x, indptr, indices, threads=2)
+            except KeyboardInterrupt:
+                print("late" if time.monotonic() - started > 10 else "interrupted")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "interrupted\n" * 5, done.stderr
+
+
 # --- what isn't finite ------------------------------------------------------------------------------------------------------------
 
 

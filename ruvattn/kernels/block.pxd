@@ -4,7 +4,6 @@
     begin → attend_all | attend_plan (tile after tile) → conclude: finish → repair, where something isn't finite → widen
     save_state, merge_state: between splits of the keys
 """
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY, isnan
 from libc.string cimport memcpy, memset
 
@@ -16,6 +15,7 @@ from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
 from .select cimport merge_best, reset_best, save_best, write_best
 from .softmax cimport settle
+from .team cimport interrupted
 from .vector cimport REAL_MAX, VLEN, exp_v, real, urint, v_eq, v_load, v_max, v_select, v_set1, v_store, vreal
 from .wide cimport wide_row
 
@@ -277,16 +277,6 @@ cdef inline void merge_state(const Problem *p, Py_ssize_t panels, const real *pa
                 v_store(o + c * nr, v_load(o + c * nr) * a + v_load(add + c * nr) * t)
 
 
-cdef inline bint interrupted(const Problem *p) noexcept with gil:
-    """Answer signals, in the middle of a task; whether a handler raised, which ends the call."""
-    try:
-        PyErr_CheckSignals()
-    except BaseException as error:
-        (<list>p.raised).append(error)
-        return True
-    return False
-
-
 cdef inline int widen(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r0, int bad, Scratch *w) noexcept nogil:
     """The rows in w.bad in wide arithmetic, where the engine knows how to make their logits; one that sees nothing is left as it is."""
     cdef int i
@@ -301,7 +291,7 @@ cdef inline int widen(const Problem *p, Py_ssize_t b, Py_ssize_t h, Py_ssize_t r
         since += 3.0 * p.lk * (p.d + p.dv)
         if since > WIDE_PATIENCE and omp_get_thread_num() == 0:
             since = 0
-            if interrupted(p):
+            if interrupted(p.raised):
                 p.stop[0] = 1
     return 0
 

@@ -15,7 +15,7 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawMalloc, PyMem_RawFree
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from cython.parallel cimport prange
+from cython.parallel cimport parallel
 from libc.math cimport INFINITY, exp
 from libc.string cimport memcpy, memset
 
@@ -25,6 +25,7 @@ from .edge_problem cimport EDGE_HEADS, EDGE_PADDING, EDGE_TILE, EdgeScratch, Edg
 from .edges cimport attend_row, conclude_row
 from .openmp cimport RUVATTN_OPENMP, omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .problem cimport score_forward
+from .team cimport Queue, leave, next_task
 from .vector cimport VLEN, real
 
 import numpy as np
@@ -180,6 +181,15 @@ cdef void lay_out(const Edges *p, Arena *arena, EdgeScratch *w) noexcept nogil:
     w.places = <int *>take(arena, EDGE_TILE, sizeof(int))
 
 
+cdef inline void work_on(const Edges *p, edge_task work, Queue *queue, EdgeScratch *w) noexcept nogil:
+    """One thread of a team."""
+    cdef Py_ssize_t task = next_task(queue)
+    while task < queue.end:
+        work(p, task, w)
+        task = next_task(queue)
+    leave(queue)
+
+
 cdef int run_tasks(const Edges *p, edge_task work, Py_ssize_t tasks, double cost, int threads) except -1:
     """Run tasks [0, tasks) of about ``cost`` multiply-adds each, in batches between which Ctrl-C is answered."""
     cdef Py_ssize_t done = 0, stop, task, batch, j
@@ -188,6 +198,7 @@ cdef int run_tasks(const Edges *p, edge_task work, Py_ssize_t tasks, double cost
     cdef size_t each
     cdef char *memory
     cdef int i, team = threads
+    cdef Queue queue
     if team > tasks:
         team = <int>tasks
     if team < 1:
@@ -216,9 +227,9 @@ cdef int run_tasks(const Edges *p, edge_task work, Py_ssize_t tasks, double cost
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
             if team > 1:
-                with nogil:
-                    for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
-                        work(p, task, w + omp_get_thread_num())
+                queue = Queue(next=done, end=stop, arrived=0, stop=p.stop, raised=p.raised)
+                with nogil, parallel(num_threads=team):
+                    work_on(p, work, &queue, w + omp_get_thread_num())
             else:
                 with nogil:
                     for task in range(done, stop):

@@ -1,23 +1,13 @@
 # cython: cdivision=True
 """A row of edges in wide arithmetic: where finite numbers overflow on the fast way. Long rows look for Ctrl-C on the way."""
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 
 from .dropout cimport dropped, head_key, row_key
 from .edge_problem cimport EDGE_COLUMNS, EDGE_PATIENCE, Edges, key_width, value_width
 from .openmp cimport omp_get_thread_num
+from .team cimport interrupted
 from .vector cimport REAL_MAX, real
 from .wide cimport all_finite, narrow, wide, wide_exp, wide_log, wide_tanh
-
-
-cdef inline bint interrupted(const Edges *p) noexcept with gil:
-    """Answer signals, in the middle of a task; whether a handler raised, which ends the call."""
-    try:
-        PyErr_CheckSignals()
-    except BaseException as error:
-        (<list>p.raised).append(error)
-        return True
-    return False
 
 
 cdef inline bint called_off(const Edges *p, double *since, double work) noexcept nogil:
@@ -25,7 +15,7 @@ cdef inline bint called_off(const Edges *p, double *since, double work) noexcept
     since[0] += work
     if since[0] > EDGE_PATIENCE and omp_get_thread_num() == 0:
         since[0] = 0
-        if interrupted(p):
+        if interrupted(p.raised):
             p.stop[0] = 1
     return p.stop[0] != 0
 

@@ -54,6 +54,7 @@ cdef extern from *:
     #else
     #define RUVATTN_OPENMP 0
     #define omp_get_thread_num() 0
+    #define omp_get_num_threads() 1
     #define omp_in_parallel() 0
     #define ruvattn_pause() 0
     #define ruvattn_team(n) ((void)(n), 1)
@@ -61,6 +62,7 @@ cdef extern from *:
     """
     const int RUVATTN_OPENMP             # _OPENMP's date, 0 without
     int omp_get_thread_num() noexcept nogil
+    int omp_get_num_threads() noexcept nogil
     int omp_in_parallel() noexcept nogil
     int ruvattn_team(int n) noexcept nogil   # how many of n threads can be started
     int ruvattn_pause() noexcept nogil   # end the idle team, so that a fork is safe; 0 = done

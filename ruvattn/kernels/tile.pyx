@@ -7,7 +7,7 @@
       few               the same for few queries: keys in the lanes (few.pxd)
       repair            rows whose fast result isn't finite, once more: first with masked values left out, then in wide arithmetic (wide.pxd)
 
-    microkernel.pxd dots and P·V     softmax.pxd, vector.pxd exp, max, sum     masks.pxd, dropout.pxd, panel.pxd     openmp.pxd, cpu.pyx
+    microkernel.pxd dots and P·V     softmax.pxd, vector.pxd exp, max, sum     masks.pxd, dropout.pxd, panel.pxd     openmp.pxd, team.pxd, cpu.pyx
 
 Compiled once per instruction set and dtype. Nothing here checks user input (``ruvattn.call`` did) and nothing in a task can raise,
 but for a score written in Python. What a task computes depends on the shape alone, never on the number of threads.
@@ -15,7 +15,7 @@ but for a score written in Python. What a task computes depends on the shape alo
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawMalloc, PyMem_RawFree
-from cython.parallel cimport prange
+from cython.parallel cimport parallel
 from libc.math cimport sqrt
 from libc.string cimport memset
 
@@ -27,6 +27,7 @@ from .problem cimport Part, Problem, Scratch
 from .reading cimport TABLES, set_options, set_shapes
 from .select cimport room
 from .softmax cimport exp_four
+from .team cimport Queue, leave, next_task
 from .vector cimport VLEN, exp2_v, exp_v, real, tanh_v, urint, v_set1, v_store, vreal
 
 import numpy as np
@@ -178,6 +179,15 @@ cdef void lay_out(const Problem *p, bint few, Arena *arena, Scratch *w, Part **p
     parts[0] = <Part *>take(arena, 2 * keys if p.plan_ptr != NULL else 1, sizeof(Part))  # of a block of rows, and of a panel
 
 
+cdef inline void work_on(const Problem *p, task_function work, Queue *queue, Scratch *w, Part *parts) noexcept nogil:
+    """One thread of a team."""
+    cdef Py_ssize_t task = next_task(queue)
+    while task < queue.end:
+        work(p, task, w, parts)
+        task = next_task(queue)
+    leave(queue)
+
+
 cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, double cost, int threads, bint few, object pad) except -1:
     """Run tasks [0, tasks) of about ``cost`` multiply-adds each, in batches between which Ctrl-C is answered."""
     cdef Py_ssize_t done = 0, stop, task, batch
@@ -187,6 +197,7 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
     cdef size_t each
     cdef char *memory
     cdef int i, failed = 0, team = threads
+    cdef Queue queue
     if team > tasks:
         team = <int>tasks
     if team < 1 or p.python != NULL:
@@ -216,9 +227,9 @@ cdef int run_tasks(const Problem *p, task_function work, Py_ssize_t tasks, doubl
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
             if team > 1:
-                with nogil:
-                    for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
-                        work(p, task, w + omp_get_thread_num(), parts[omp_get_thread_num()])
+                queue = Queue(next=done, end=stop, arrived=0, stop=p.stop, raised=p.raised)
+                with nogil, parallel(num_threads=team):
+                    work_on(p, work, &queue, w + omp_get_thread_num(), parts[omp_get_thread_num()])
             else:
                 with nogil:
                     for task in range(done, stop):

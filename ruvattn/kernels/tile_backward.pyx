@@ -15,18 +15,18 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from .arrays cimport Arena, leading, offsets, reals, step, take
 from .backward cimport BACK_PANELS, Back, BackScratch, back_tile, padded, score_vjp
-from .block cimport interrupted
 from .dropout cimport head_key, row_key
 from .openmp cimport omp_get_thread_num, omp_in_parallel, ruvattn_pause, ruvattn_team
 from .panel cimport pack_panel, unpack_panel
 from .problem cimport Part, Problem, Scratch, row_high, row_low
 from .reading cimport TABLES, set_options, set_shapes
+from .team cimport Queue, interrupted, leave, next_task
 from .vector cimport VLEN, real, urint, v_load, v_set1, v_store, v_sum, vreal
 
 import numpy as np
@@ -215,7 +215,7 @@ cdef void head_keys(const Problem *p, const Back *g, Py_ssize_t b, Py_ssize_t hk
                 # thread 0 is the caller's, the only one that can be the main one
                 if since > PATIENCE and omp_get_thread_num() == 0:
                     since = 0
-                    if interrupted(p):
+                    if interrupted(p.raised):
                         p.stop[0] = 1
         for j in range(stop - key0):
             to = g.dk + g.dk_at[b] + hk * g.dk_head + (key0 + j) * g.dk_row
@@ -304,6 +304,15 @@ cdef void lay_out(const Problem *p, const Back *g, Arena *arena, Scratch *w, Bac
     parts[0] = <Part *>take(arena, most, sizeof(Part))
 
 
+cdef inline void work_on(const Problem *p, const Back *g, back_function work, Queue *queue, Scratch *w, BackScratch *own, Part *parts) noexcept nogil:
+    """One thread of a team."""
+    cdef Py_ssize_t task = next_task(queue)
+    while task < queue.end:
+        work(p, g, task, w, own, parts)
+        task = next_task(queue)
+    leave(queue)
+
+
 cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize_t tasks, double cost, int threads) except -1:
     """Run tasks [0, tasks) of about ``cost`` multiply-adds each, in batches between which Ctrl-C is answered."""
     cdef Py_ssize_t done = 0, stop, task, batch, i
@@ -314,6 +323,7 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
     cdef size_t each
     cdef char *memory
     cdef int t, team = threads
+    cdef Queue queue
     if team > tasks:
         team = <int>tasks
     team = ruvattn_team(team) if team > 1 else 1
@@ -343,9 +353,9 @@ cdef int run_tasks(const Problem *p, const Back *g, back_function work, Py_ssize
         while done < tasks:
             stop = tasks if tasks - done < batch else done + batch
             if team > 1:
-                with nogil:
-                    for task in prange(done, stop, num_threads=team, schedule="dynamic", chunksize=1):
-                        work(p, g, task, w + omp_get_thread_num(), own + omp_get_thread_num(), parts[omp_get_thread_num()])
+                queue = Queue(next=done, end=stop, arrived=0, stop=p.stop, raised=p.raised)
+                with nogil, parallel(num_threads=team):
+                    work_on(p, g, work, &queue, w + omp_get_thread_num(), own + omp_get_thread_num(), parts[omp_get_thread_num()])
             else:
                 with nogil:
                     for task in range(done, stop):
