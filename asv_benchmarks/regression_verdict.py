@@ -1,6 +1,7 @@
 """What interleaved times of two commits say: slower, faster, or nothing. Figures in, a verdict out; nothing here measures.
 
-    screen     one pair of processes, a few rounds    ratio of each round = head / base, taken one right after the other
+    screen     one pair of processes, a few rounds    ratio of each round = head / base, taken one right after the other;
+      │        three that are all within half the threshold are enough
       │ median beyond half the threshold
       ▼
     confirm    further pairs, each of fresh processes, more rounds
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["THRESHOLD", "Verdict", "is_suspect", "judge", "round_ratios"]
+__all__ = ["THRESHOLD", "Verdict", "agrees", "is_suspect", "judge", "round_ratios"]
 
 THRESHOLD = 0.1
 """What share slower, or faster, is worth a line: 0.1 is a tenth."""
@@ -59,6 +60,19 @@ def round_ratios(base: Sequence[float], head: Sequence[float]) -> list[float]:
         Seconds of each round, equally many of both.
     """
     return [theirs / ours for ours, theirs in zip(base, head, strict=True)]
+
+
+def agrees(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:
+    """Tell whether every round alone shows nothing, so that further ones need not be asked.
+
+    Parameters
+    ----------
+    base, head : sequence of float
+        Seconds of each round.
+    threshold : float, default 0.1
+        As in `judge`.
+    """
+    return all(_beyond(ratio, threshold / 2) == 0 for ratio in round_ratios(base, head))
 
 
 def is_suspect(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:

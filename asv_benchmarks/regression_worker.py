@@ -2,7 +2,7 @@
 
     regressions.py ── {"do": "list"} ─────────────────────────────► worker ── {"benchmarks": [{"id", "parameters"}, …], "broken": {module: why}}
                    ── {"do": "prepare", "id": …, "case": 3} ──────►        ── {"seconds": of a call}   or {"skipped": why}, {"failed": what}
-                   ── {"do": "time", "number": 40} ───────────────►        ── {"seconds": of a call, the mean of so many}
+                   ── {"do": "time", "number": 40} ───────────────►        ── {"seconds": of a call, of so many}
                    ── {"do": "drop"} ─────────────────────────────►        ── {}
 
 A line of JSON each way. What benchmarks print goes to stderr. The suite is given by the folder that holds it: both commits get the same one.
@@ -27,6 +27,9 @@ LEAST = 0.01
 
 SAMPLE = 0.02
 """Seconds that a sample lasts, by repeating the call."""
+
+PARTS = 5
+"""Parts of a sample, of which the fastest counts: what else runs on the machine disturbs some. Halves the noise of short calls on two threads."""
 
 
 def benchmarks(broken: dict[str, str]) -> Iterator[tuple[str, type, str]]:
@@ -73,14 +76,19 @@ class Case:
             self.benchmark.teardown(*self.arguments)
 
     def seconds(self, number: int) -> float:
-        """Return the seconds of a call, the mean of so many."""
+        """Return the seconds of a call: of so many, in parts, the mean of the fastest part."""
         if self.raw:
             return sum(self._fresh() for _ in range(number)) / number
         function, arguments = self.function, self.arguments
-        started = time.perf_counter()
-        for _ in range(number):
-            function(*arguments)
-        return (time.perf_counter() - started) / number
+        fastest, left = math.inf, number
+        for parts in range(min(number, PARTS), 0, -1):
+            calls = left // parts
+            started = time.perf_counter()
+            for _ in range(calls):
+                function(*arguments)
+            fastest = min(fastest, (time.perf_counter() - started) / calls)
+            left -= calls
+        return fastest
 
     def first(self) -> tuple[float, int]:
         """Return about what a call takes, warm, and how many of them make a sample."""

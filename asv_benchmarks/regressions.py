@@ -30,7 +30,7 @@ from typing import Any
 
 from history import Commit, changes, find, fork_point, unpack
 from regression_builds import BuildError, Installation, environment, install
-from regression_verdict import THRESHOLD, Verdict, is_suspect, judge
+from regression_verdict import THRESHOLD, Verdict, agrees, is_suspect, judge
 from reporting import duration, plural
 from timing import PAUSE
 
@@ -39,12 +39,12 @@ from ruvattn.errors import InvalidInputError
 ROOT = Path(__file__).resolve().parents[1]
 
 LONGEST = 2.0
-"""Seconds that the rounds of one benchmark on one commit may take, beyond which there are fewer of them, though never under three."""
+"""Seconds that the rounds of one benchmark on one commit may take, beyond which there are fewer of them, though never under `FEWEST`."""
 
 PATIENCE = 600.0
 """Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
-SCREEN_ROUNDS, CONFIRM_ROUNDS, CONFIRM_PAIRS = 5, 9, 3
+FEWEST, SCREEN_ROUNDS, CONFIRM_ROUNDS, CONFIRM_PAIRS = 3, 5, 9, 3
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,12 @@ class Comparer:
         if not (self.suite / "benchmarks").is_dir():
             raise InvalidInputError("the head has no asv_benchmarks/benchmarks: there is nothing to measure")
 
-    def start(self) -> tuple[Worker, Worker]:
-        """Start a pair of processes."""
-        return Worker("base", self.python, self.base, self.suite), Worker("head", self.python, self.head, self.suite)
+    def start(self, turn: int = 0) -> tuple[Worker, Worker]:
+        """Start a pair of processes, that of the base first or second."""
+        started = {}
+        for which, installation in (("base", self.base), ("head", self.head))[:: -1 if turn % 2 else 1]:
+            started[which] = Worker(which, self.python, installation, self.suite)
+        return started["base"], started["head"]
 
     def benchmarks(self, pattern: str) -> list[Benchmark]:
         """Return the benchmarks of the suite that a regular expression fits."""
@@ -161,7 +164,7 @@ class Comparer:
 
     def compare(self, benchmarks: Sequence[Benchmark]) -> list[Comparison]:
         """Screen all, and measure those again that look different."""
-        screened = self._measure(benchmarks, SCREEN_ROUNDS, "screening")
+        screened = self._measure(benchmarks, SCREEN_ROUNDS, 0, "screening")
         suspects = [found for found in screened if found.pairs and is_suspect(*found.pairs[0], self.threshold)]
         for found in screened:
             if found.pairs:
@@ -169,7 +172,8 @@ class Comparer:
         for found in suspects:
             found.pairs, found.verdict = [], None  # what made it a suspect is no witness
         for turn in range(CONFIRM_PAIRS):
-            again = self._measure([found.benchmark for found in suspects], CONFIRM_ROUNDS, f"confirming, {turn + 1} of {CONFIRM_PAIRS}")
+            what = f"confirming, {turn + 1} of {CONFIRM_PAIRS}"
+            again = self._measure([found.benchmark for found in suspects], CONFIRM_ROUNDS, turn + 1, what)
             for found, measured in zip(suspects, again, strict=True):
                 found.pairs += measured.pairs
                 found.failed, found.before, found.note = found.failed or measured.failed, found.before or measured.before, found.note or measured.note
@@ -183,8 +187,11 @@ class Comparer:
                 found.verdict = judge(found.pairs, self.threshold)
         return screened
 
-    def _measure(self, benchmarks: Sequence[Benchmark], rounds: int, what: str) -> list[Comparison]:
-        """Measure each benchmark in one pair of processes; those of a method share theirs, which bounds what caches of the suite hold."""
+    def _measure(self, benchmarks: Sequence[Benchmark], rounds: int, turn: int, what: str) -> list[Comparison]:
+        """Measure each benchmark in one pair of processes; those of a method share theirs, which bounds what caches of the suite hold.
+
+        Turn 0 is the screening. From turn to turn it is the other commit that starts, is set up and is measured first.
+        """
         found: list[Comparison] = []
         pair: tuple[Worker, Worker] | None = None
         previous, started = "", time.monotonic()
@@ -193,9 +200,9 @@ class Comparer:
                 if pair is None or benchmark.id != previous:
                     for worker in pair or ():
                         worker.close()
-                    pair, previous = self.start(), benchmark.id
+                    pair, previous = self.start(turn), benchmark.id
                 try:
-                    found.append(self._one(pair, benchmark, rounds, len(found) % 2))
+                    found.append(self._one(pair, benchmark, rounds, turn, stop_early=turn == 0))
                 except WorkerError as error:
                     for worker in pair:
                         worker.close()
@@ -210,9 +217,12 @@ class Comparer:
             self.say(f"  {what}: {plural(len(benchmarks), 'benchmark')} in {time.monotonic() - started:.0f} s")
         return found
 
-    def _one(self, pair: tuple[Worker, Worker], benchmark: Benchmark, rounds: int, first: int) -> Comparison:
-        prepared = [worker.ask(do="prepare", id=benchmark.id, case=benchmark.case) for worker in pair]
+    def _one(self, pair: tuple[Worker, Worker], benchmark: Benchmark, rounds: int, first: int, *, stop_early: bool) -> Comparison:
+        orders = ((0, 1), (1, 0))
         found = Comparison(benchmark, [])
+        prepared: list[Any] = [None, None]
+        for side in orders[first % 2]:
+            prepared[side] = pair[side].ask(do="prepare", id=benchmark.id, case=benchmark.case)
         for answer, which in zip(prepared, ("base", "head"), strict=True):
             if "seconds" not in answer:
                 found.note = f"not in the {which}: {answer['skipped']}" if "skipped" in answer else f"fails in the {which}: {answer['failed']}"
@@ -221,10 +231,12 @@ class Comparer:
         if not found.note:
             seconds = max(answer["seconds"] for answer in prepared)
             number = min(answer["number"] for answer in prepared)
-            rounds = max(3, min(rounds, int(LONGEST / (number * seconds))))
+            rounds = max(FEWEST, min(rounds, int(LONGEST / (number * seconds))))
             times: tuple[list[float], list[float]] = ([], [])
             for turn in range(rounds):
-                for side in ((0, 1), (1, 0))[(turn + first) % 2]:
+                if stop_early and turn >= FEWEST and agrees(*times, self.threshold):
+                    break
+                for side in orders[(turn + first) % 2]:
                     time.sleep(PAUSE / 8)  # the threads of the one before go to sleep
                     answer = pair[side].ask(do="time", number=number)
                     if "seconds" not in answer:

@@ -86,6 +86,14 @@ def test_one_round_that_was_disturbed_decides_nothing():
     assert not is_suspect([1.0] * 5, [1.0, 9.0, 1.0, 9.0, 1.0])
 
 
+def test_only_rounds_that_all_show_nothing_agree():
+    from regression_verdict import agrees
+
+    assert agrees([1.0] * 3, [1.04, 0.96, 1.0])
+    assert not agrees([1.0] * 3, [1.0, 1.06, 1.0])
+    assert not agrees([1.06] * 3, [1.0, 1.06, 1.06])
+
+
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 SUITE = '''
@@ -125,7 +133,7 @@ class Kind:
 
 class Fresh:
     def timeraw_import(self):
-        return "pass"
+        return "pass", "import time; clock = iter([1.0, 1.5]); time.perf_counter = lambda: next(clock)"
 '''
 
 NEWS = """
