@@ -1,7 +1,8 @@
 """One of the two processes that regressions.py measures with: it has the installation of one commit on its path, and a suite that is not its own.
 
     regressions.py ── {"do": "list"} ─────────────────────────────► worker ── {"benchmarks": [{"id", "parameters"}, …], "broken": {module: why}}
-                   ── {"do": "prepare", "id": …, "case": 3} ──────►        ── {"seconds": of a call}   or {"skipped": why}, {"failed": what}
+                   ── {"do": "set up", "id": …, "case": 3} ───────►        ── {}   or {"skipped": why}, {"failed": what}
+                   ── {"do": "gauge"} ────────────────────────────►        ── {"seconds": of a call, "number": of calls in a sample}
                    ── {"do": "time", "number": 40} ───────────────►        ── {"seconds": of a call, of so many}
                    ── {"do": "drop"} ─────────────────────────────►        ── {}
 
@@ -126,12 +127,14 @@ def serve(answers: Any) -> None:
             if request["do"] == "list":
                 listed = [{"id": name, "parameters": parameters_of(kind)} for name, (kind, _) in known.items()]
                 answer = {"benchmarks": listed, "broken": broken}
-            elif request["do"] == "prepare" and request["id"] not in known:
+            elif request["do"] == "set up" and request["id"] not in known:
                 # The suite is that of the head: a base from before what a module is about cannot load it.
                 answer = {"skipped": broken.get(request["id"].split(".")[0], "its suite has none of that name")}
-            elif request["do"] == "prepare":
+            elif request["do"] == "set up":
                 kind, method = known[request["id"]]
                 case = Case(kind, method, parameters_of(kind)[request["case"]])
+            elif request["do"] == "gauge":
+                assert case is not None
                 answer = dict(zip(("seconds", "number"), case.first(), strict=True))
             elif request["do"] == "time":
                 assert case is not None

@@ -14,6 +14,7 @@ Exit code: 0 nothing is slower, 1 something is or fails, 2 the commits can't be 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -44,7 +45,20 @@ LONGEST = 2.0
 PATIENCE = 600.0
 """Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
-FEWEST, SCREEN_ROUNDS, CONFIRM_ROUNDS, CONFIRM_PAIRS = 3, 5, 9, 3
+FEWEST, CONFIRM_PAIRS = 3, 3
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many rounds of a benchmark there are: ``most``, or less as soon as ``least`` of them, or more, are ``enough``."""
+
+    most: int
+    least: int
+    enough: Callable[[Sequence[float], Sequence[float], float], bool]
+
+
+SCREEN = Rounds(5, FEWEST, agrees)
+CONFIRM = Rounds(9, 5, lambda base, head, threshold: not is_suspect(base, head, threshold))
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,18 @@ class Worker:
 
     def ask(self, **request: Any) -> Any:
         """Send a request, and return the answer."""
+        self.send(**request)
+        return self.answer()
+
+    def send(self, **request: Any) -> None:
+        """Send a request, whose `answer` is waited for later."""
         assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer tells
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for the answer to what was sent."""
         assert self._process.stdout is not None
         late = threading.Event()
 
@@ -97,11 +122,7 @@ class Worker:
         timer.daemon = True
         timer.start()
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
         finally:
             timer.cancel()
         if line.endswith("\n"):
@@ -164,7 +185,7 @@ class Comparer:
 
     def compare(self, benchmarks: Sequence[Benchmark]) -> list[Comparison]:
         """Screen all, and measure those again that look different."""
-        screened = self._measure(benchmarks, SCREEN_ROUNDS, 0, "screening")
+        screened = self._measure(benchmarks, SCREEN, 0, "screening")
         suspects = [found for found in screened if found.pairs and is_suspect(*found.pairs[0], self.threshold)]
         for found in screened:
             if found.pairs:
@@ -173,7 +194,7 @@ class Comparer:
             found.pairs, found.verdict = [], None  # what made it a suspect is no witness
         for turn in range(CONFIRM_PAIRS):
             what = f"confirming, {turn + 1} of {CONFIRM_PAIRS}"
-            again = self._measure([found.benchmark for found in suspects], CONFIRM_ROUNDS, turn + 1, what)
+            again = self._measure([found.benchmark for found in suspects], CONFIRM, turn + 1, what)
             for found, measured in zip(suspects, again, strict=True):
                 found.pairs += measured.pairs
                 found.failed, found.before, found.note = found.failed or measured.failed, found.before or measured.before, found.note or measured.note
@@ -187,10 +208,10 @@ class Comparer:
                 found.verdict = judge(found.pairs, self.threshold)
         return screened
 
-    def _measure(self, benchmarks: Sequence[Benchmark], rounds: int, turn: int, what: str) -> list[Comparison]:
+    def _measure(self, benchmarks: Sequence[Benchmark], rounds: Rounds, turn: int, what: str) -> list[Comparison]:
         """Measure each benchmark in one pair of processes; those of a method share theirs, which bounds what caches of the suite hold.
 
-        Turn 0 is the screening. From turn to turn it is the other commit that starts, is set up and is measured first.
+        From turn to turn it is the other commit that starts and is measured first.
         """
         found: list[Comparison] = []
         pair: tuple[Worker, Worker] | None = None
@@ -202,7 +223,7 @@ class Comparer:
                         worker.close()
                     pair, previous = self.start(turn), benchmark.id
                 try:
-                    found.append(self._one(pair, benchmark, rounds, turn, stop_early=turn == 0))
+                    found.append(self._one(pair, benchmark, rounds, turn))
                 except WorkerError as error:
                     for worker in pair:
                         worker.close()
@@ -217,24 +238,27 @@ class Comparer:
             self.say(f"  {what}: {plural(len(benchmarks), 'benchmark')} in {time.monotonic() - started:.0f} s")
         return found
 
-    def _one(self, pair: tuple[Worker, Worker], benchmark: Benchmark, rounds: int, first: int, *, stop_early: bool) -> Comparison:
+    def _one(self, pair: tuple[Worker, Worker], benchmark: Benchmark, rounds: Rounds, first: int) -> Comparison:
         orders = ((0, 1), (1, 0))
         found = Comparison(benchmark, [])
-        prepared: list[Any] = [None, None]
-        for side in orders[first % 2]:
-            prepared[side] = pair[side].ask(do="prepare", id=benchmark.id, case=benchmark.case)
+        for worker in pair:  # both at once
+            worker.send(do="set up", id=benchmark.id, case=benchmark.case)
+        prepared = [worker.answer() for worker in pair]
+        if prepared == [{}, {}]:
+            for side in orders[first % 2]:
+                prepared[side] = pair[side].ask(do="gauge")
         for answer, which in zip(prepared, ("base", "head"), strict=True):
-            if "seconds" not in answer:
+            if "skipped" in answer or "failed" in answer:
                 found.note = f"not in the {which}: {answer['skipped']}" if "skipped" in answer else f"fails in the {which}: {answer['failed']}"
         failed = ["failed" in answer for answer in prepared]
         found.failed, found.before = failed == [False, True], failed[0]
         if not found.note:
             seconds = max(answer["seconds"] for answer in prepared)
             number = min(answer["number"] for answer in prepared)
-            rounds = max(FEWEST, min(rounds, int(LONGEST / (number * seconds))))
+            most = max(FEWEST, min(rounds.most, int(LONGEST / (number * seconds))))
             times: tuple[list[float], list[float]] = ([], [])
-            for turn in range(rounds):
-                if stop_early and turn >= FEWEST and agrees(*times, self.threshold):
+            for turn in range(most):
+                if turn >= rounds.least and rounds.enough(*times, self.threshold):
                     break
                 for side in orders[(turn + first) % 2]:
                     time.sleep(PAUSE / 8)  # the threads of the one before go to sleep
