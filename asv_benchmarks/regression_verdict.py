@@ -1,7 +1,7 @@
 """What interleaved times of two commits say: slower, faster, or nothing. Figures in, a verdict out; nothing here measures.
 
     screen     one pair of processes, a few rounds    ratio of each round = head / base, taken one right after the other;
-      │        three that are all within half the threshold are enough
+      │        three whose median is within a quarter of the threshold are enough
       │ median beyond half the threshold
       ▼
     confirm    further pairs, each of fresh processes, more rounds
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["THRESHOLD", "Verdict", "agrees", "is_suspect", "judge", "round_ratios"]
+__all__ = ["THRESHOLD", "Verdict", "is_calm", "is_suspect", "judge", "round_ratios"]
 
 THRESHOLD = 0.1
 """What share slower, or faster, is worth a line: 0.1 is a tenth."""
@@ -62,8 +62,8 @@ def round_ratios(base: Sequence[float], head: Sequence[float]) -> list[float]:
     return [theirs / ours for ours, theirs in zip(base, head, strict=True)]
 
 
-def agrees(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:
-    """Tell whether every round alone shows nothing, so that further ones need not be asked.
+def is_calm(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:
+    """Tell whether the rounds so far are so far from a difference that further ones need not be asked.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def agrees(base: Sequence[float], head: Sequence[float], threshold: float = THRE
     threshold : float, default 0.1
         As in `judge`.
     """
-    return all(_beyond(ratio, threshold / 2) == 0 for ratio in round_ratios(base, head))
+    return _beyond(median(round_ratios(base, head)), threshold / 4) == 0
 
 
 def is_suspect(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:

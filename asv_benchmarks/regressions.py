@@ -31,7 +31,7 @@ from typing import Any
 
 from history import Commit, changes, find, fork_point, unpack
 from regression_builds import BuildError, Installation, environment, install
-from regression_verdict import THRESHOLD, Verdict, agrees, is_suspect, judge
+from regression_verdict import THRESHOLD, Verdict, is_calm, is_suspect, judge
 from reporting import duration, plural
 from timing import PAUSE
 
@@ -57,7 +57,7 @@ class Rounds:
     enough: Callable[[Sequence[float], Sequence[float], float], bool]
 
 
-SCREEN = Rounds(5, FEWEST, agrees)
+SCREEN = Rounds(5, FEWEST, is_calm)
 CONFIRM = Rounds(9, 5, lambda base, head, threshold: not is_suspect(base, head, threshold))
 
 
