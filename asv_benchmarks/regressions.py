@@ -45,7 +45,7 @@ LONGEST = 2.0
 PATIENCE = 600.0
 """Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
-FEWEST, CONFIRM_PAIRS = 3, 3
+FEWEST, CONFIRM_PAIRS = 3, 5
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ def test_what_is_not_confirmed_has_no_verdict():
     benchmark = regressions.Benchmark("kinds.Kind.time_work", 0, ())
     comparer = regressions.Comparer.__new__(regressions.Comparer)
     comparer.threshold = 0.1
-    answers = iter([([([1.0] * 5, [1.3] * 5)], "")] + [([], "not in the head: no memory")] * 3)
+    answers = iter([([([1.0] * 5, [1.3] * 5)], "")] + [([], "not in the head: no memory")] * 5)
     comparer._measure = lambda benchmarks, *_: [regressions.Comparison(each, *next(answers)) for each in benchmarks]
     (found,) = comparer.compare([benchmark])
     assert (found.verdict, found.note) == (None, "not in the head: no memory")
