@@ -19,19 +19,20 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from history import Commit, changes, find, fork_point, unpack
 from regression_builds import BuildError, Installation, environment, install
-from regression_verdict import THRESHOLD, Verdict, is_calm, is_suspect, judge
+from regression_verdict import THRESHOLD, Verdict, is_calm, is_settled, is_suspect, judge
 from reporting import duration, plural
 from timing import PAUSE
 
@@ -45,7 +46,8 @@ LONGEST = 2.0
 PATIENCE = 600.0
 """Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
-FEWEST, CONFIRM_PAIRS = 3, 5
+FEWEST = 3
+CONFIRM_PAIRS, ENOUGH_PAIRS = 9, 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Rounds:
     enough: Callable[[Sequence[float], Sequence[float], float], bool]
 
 
-SCREEN = Rounds(5, FEWEST, is_calm)
+SCREEN = Rounds(9, FEWEST, is_calm)
 CONFIRM = Rounds(9, 5, lambda base, head, threshold: not is_suspect(base, head, threshold))
 
 
@@ -167,7 +169,7 @@ class Comparer:
         if not (self.suite / "benchmarks").is_dir():
             raise InvalidInputError("the head has no asv_benchmarks/benchmarks: there is nothing to measure")
 
-    def start(self, turn: int = 0) -> tuple[Worker, Worker]:
+    def start(self, turn: int) -> tuple[Worker, Worker]:
         """Start a pair of processes, that of the base first or second."""
         started = {}
         for which, installation in (("base", self.base), ("head", self.head))[:: -1 if turn % 2 else 1]:
@@ -192,21 +194,27 @@ class Comparer:
                 found.verdict = judge(found.pairs, self.threshold)
         for found in suspects:
             found.pairs, found.verdict = [], None  # what made it a suspect is no witness
-        for turn in range(CONFIRM_PAIRS):
-            what = f"confirming, {turn + 1} of {CONFIRM_PAIRS}"
-            again = self._measure([found.benchmark for found in suspects], CONFIRM, turn + 1, what)
+        for turn in range(CONFIRM_PAIRS if suspects else 0):
+            what = f"confirming, {turn + 1}"
+            with tempfile.TemporaryDirectory(prefix="ruvattn-pair-") as away:
+                again = self.copied(Path(away))._measure([found.benchmark for found in suspects], CONFIRM, turn + 1, what)
             for found, measured in zip(suspects, again, strict=True):
                 found.pairs += measured.pairs
                 found.failed, found.before, found.note = found.failed or measured.failed, found.before or measured.before, found.note or measured.note
-            # One pair that doesn't show it is enough to let it go.
-            settled = [found for found in suspects if found.pairs and judge(found.pairs[-1:], self.threshold / 2).outcome == "same"]
-            for found in settled:
-                found.verdict = judge(found.pairs, self.threshold)
-            suspects = [found for found in suspects if found not in settled]
-        for found in suspects:
-            if found.pairs:
-                found.verdict = judge(found.pairs, self.threshold)
+            going_on = []
+            for found in suspects:
+                if found.pairs:
+                    found.verdict = judge(found.pairs, self.threshold)
+                    # One pair that doesn't show it is enough to let it go, and some that agree are enough to believe it.
+                    if is_suspect(*found.pairs[-1], self.threshold) and not (turn + 1 >= ENOUGH_PAIRS and is_settled(found.pairs, self.threshold)):
+                        going_on.append(found)
+            suspects = going_on
         return screened
+
+    def copied(self, to: Path) -> Comparer:
+        """Return one that measures copies: where in memory the pages of a library lie is its luck for as long as its file stays the same."""
+        copies = [replace(each, packages=shutil.copytree(each.packages, to / which)) for which, each in (("base", self.base), ("head", self.head))]
+        return Comparer(self.python, *copies, threshold=self.threshold, say=self.say)
 
     def _measure(self, benchmarks: Sequence[Benchmark], rounds: Rounds, turn: int, what: str) -> list[Comparison]:
         """Measure each benchmark in one pair of processes; those of a method share theirs, which bounds what caches of the suite hold.

@@ -26,7 +26,7 @@ def _on_the_path():
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def machine(seed, slower=1.0, *, pairs=3, rounds=9, luck=0.02, noise=0.05, drift=0.5):
+def machine(seed, slower=1.0, *, pairs=5, rounds=9, luck=0.02, noise=0.05, drift=0.5):
     """Return times of a busy machine: it drifts by half from round to round, each sample has noise, and each pair of processes its own luck."""
     rng = np.random.default_rng(seed)
     found = []
@@ -62,6 +62,22 @@ def test_a_pair_that_shows_nothing_clears_the_others():
     slow, even = ([1.0] * 9, [1.3] * 9), ([1.0] * 9, [1.01] * 9)
     assert judge([slow, slow, slow]).outcome == "slower"
     assert judge([slow, slow, even]).outcome == "same"
+
+
+def test_one_lucky_process_of_the_head_shows_that_it_is_not_slower():
+    from regression_verdict import judge
+
+    pair = ([1.0] * 9, [1.3] * 9)
+    assert judge([pair, pair, ([0.85] * 9, [1.0] * 9)]).outcome == "slower"  # the base was as lucky
+    assert judge([pair, pair, ([1.0] * 9, [1.07] * 9)]).outcome == "same"
+    assert judge([pair[::-1], pair[::-1], ([1.07] * 9, [1.0] * 9)]).outcome == "same"
+
+
+def test_pairs_that_differ_are_not_settled():
+    from regression_verdict import is_settled
+
+    assert is_settled([([1.0] * 9, [1.2] * 9), ([1.0] * 9, [1.24] * 9)])
+    assert not is_settled([([1.0] * 9, [1.2] * 9), ([1.0] * 9, [1.3] * 9)])
 
 
 def test_faster_is_judged_as_slower_is():
@@ -289,14 +305,16 @@ def test_a_suite_that_the_head_cannot_load_is_told(compare):
     assert "the suite of the head cannot be loaded: news: ImportError: cannot import name 'NEW'" in output.err
 
 
-def test_what_is_not_confirmed_has_no_verdict():
+def test_what_is_not_confirmed_has_no_verdict(monkeypatch, tmp_path):
     import regressions
 
+    (tmp_path / "asv_benchmarks" / "benchmarks").mkdir(parents=True)
     benchmark = regressions.Benchmark("kinds.Kind.time_work", 0, ())
-    comparer = regressions.Comparer.__new__(regressions.Comparer)
-    comparer.threshold = 0.1
-    answers = iter([([([1.0] * 5, [1.3] * 5)], "")] + [([], "not in the head: no memory")] * 5)
-    comparer._measure = lambda benchmarks, *_: [regressions.Comparison(each, *next(answers)) for each in benchmarks]
+    installation = regressions.Installation(packages=tmp_path / "asv_benchmarks", sources=tmp_path)
+    comparer = regressions.Comparer(Path(sys.executable), installation, installation, threshold=0.1, say=print)
+    answers = iter([([([1.0] * 5, [1.3] * 5)], ""), ([], "not in the head: no memory")])
+    measured = lambda _, benchmarks, *__: [regressions.Comparison(each, *next(answers)) for each in benchmarks]  # noqa: E731
+    monkeypatch.setattr(regressions.Comparer, "_measure", measured)
     (found,) = comparer.compare([benchmark])
     assert (found.verdict, found.note) == (None, "not in the head: no memory")
 
