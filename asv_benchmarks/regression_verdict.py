@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["THRESHOLD", "Verdict", "is_calm", "is_settled", "is_suspect", "judge", "round_ratios"]
+__all__ = ["THRESHOLD", "Verdict", "is_settled", "is_suspect", "judge", "round_ratios"]
 
 THRESHOLD = 0.1
 """What share slower, or faster, is worth a line: 0.1 is a tenth."""
@@ -64,21 +64,8 @@ def round_ratios(base: Sequence[float], head: Sequence[float]) -> list[float]:
     return [theirs / ours for ours, theirs in zip(base, head, strict=True)]
 
 
-def is_calm(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:
-    """Tell whether the rounds so far are so far from a difference that further ones need not be asked.
-
-    Parameters
-    ----------
-    base, head : sequence of float
-        Seconds of each round.
-    threshold : float, default 0.1
-        As in `judge`.
-    """
-    return _beyond(median(round_ratios(base, head)), threshold / 4) == 0
-
-
 def is_suspect(base: Sequence[float], head: Sequence[float], threshold: float = THRESHOLD) -> bool:
-    """Tell whether a screening is worth a second look, at either side of no difference.
+    """Tell whether one pair of processes is worth a further look, at either side of no difference.
 
     Parameters
     ----------
@@ -88,18 +75,6 @@ def is_suspect(base: Sequence[float], head: Sequence[float], threshold: float = 
         As in `judge`.
     """
     return _beyond(median(round_ratios(base, head)), threshold / 2) != 0
-
-
-def is_settled(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], threshold: float = THRESHOLD) -> bool:
-    """Tell whether pairs of processes agree with each other so well that luck has no part in what they show.
-
-    Parameters
-    ----------
-    pairs, threshold
-        As in `judge`.
-    """
-    medians = [median(round_ratios(base, head)) for base, head in pairs]
-    return _beyond(max(medians) / min(medians), threshold / 2) == 0
 
 
 def judge(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], threshold: float = THRESHOLD) -> Verdict:
@@ -128,6 +103,19 @@ def judge(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], threshold: f
     if outcome != "same" and _beyond(min(samples[1]) / min(samples[0]), 0.75 * threshold) != (1 if outcome == "slower" else -1):
         outcome = "same"  # a process that was lucky shows what the others could do
     return Verdict(outcome, ratio, min(medians), max(medians), median(samples[0]), median(samples[1]))
+
+
+def is_settled(verdict: Verdict, threshold: float = THRESHOLD) -> bool:
+    """Tell whether pairs of processes agree with each other so well that luck has no part in what they show.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        What `judge` said of the pairs.
+    threshold : float, default 0.1
+        As in `judge`.
+    """
+    return _beyond(verdict.high / verdict.low, threshold / 2) == 0
 
 
 def _beyond(ratio: float, share: float) -> int:

@@ -32,7 +32,7 @@ from typing import Any
 
 from history import Commit, changes, find, fork_point, unpack
 from regression_builds import BuildError, Installation, environment, install
-from regression_verdict import THRESHOLD, Verdict, is_calm, is_settled, is_suspect, judge
+from regression_verdict import THRESHOLD, Verdict, is_settled, is_suspect, judge
 from reporting import duration, plural
 from timing import PAUSE
 
@@ -47,20 +47,22 @@ PATIENCE = 600.0
 """Seconds until a process that doesn't answer is ended: a benchmark that hangs is a failure, and not the end of all others."""
 
 FEWEST = 3
-CONFIRM_PAIRS, ENOUGH_PAIRS = 9, 5
+"""Rounds of a benchmark at the least, however long it takes."""
+
+ENOUGH_PAIRS, CONFIRM_PAIRS = 5, 9
+"""Pairs of processes that confirm: so many where they agree with each other, and so many at the most."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many rounds of a benchmark there are: ``most``, or less as soon as ``least`` of them, or more, are ``enough``."""
+    """How many rounds of a benchmark there are: ``most``, or less once ``least`` are done and nothing shows at ``share`` of the threshold."""
 
     most: int
     least: int
-    enough: Callable[[Sequence[float], Sequence[float], float], bool]
+    share: float
 
 
-SCREEN = Rounds(9, FEWEST, is_calm)
-CONFIRM = Rounds(9, 5, lambda base, head, threshold: not is_suspect(base, head, threshold))
+SCREEN, CONFIRM = Rounds(9, FEWEST, 0.5), Rounds(9, 5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class Comparer:
                 if found.pairs:
                     found.verdict = judge(found.pairs, self.threshold)
                     # One pair that doesn't show it is enough to let it go, and some that agree are enough to believe it.
-                    if is_suspect(*found.pairs[-1], self.threshold) and not (turn + 1 >= ENOUGH_PAIRS and is_settled(found.pairs, self.threshold)):
+                    if is_suspect(*found.pairs[-1], self.threshold) and not (turn + 1 >= ENOUGH_PAIRS and is_settled(found.verdict, self.threshold)):
                         going_on.append(found)
             suspects = going_on
         return screened
@@ -266,7 +268,7 @@ class Comparer:
             most = max(FEWEST, min(rounds.most, int(LONGEST / (number * seconds))))
             times: tuple[list[float], list[float]] = ([], [])
             for turn in range(most):
-                if turn >= rounds.least and rounds.enough(*times, self.threshold):
+                if turn >= rounds.least and not is_suspect(*times, rounds.share * self.threshold):
                     break
                 for side in orders[(turn + first) % 2]:
                     time.sleep(PAUSE / 8)  # the threads of the one before go to sleep
